@@ -1,0 +1,76 @@
+"""A pair: a generative model and the guide that inverts it, with what they need and promise.
+
+A `Pair` is a recipe: importing one builds no net. `ppvae.build.build(pair, dataset, seed=0)` makes
+its modules. This file is a leaf, so that any other file may import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Handling = Literal["enumerate", "score", "reparameterized"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A model p(x, z) and a matching amortized guide q(z | x).
+
+    Model and guide are plain Pyro callables of one signature,
+
+        model(x=None, *, y=None, mask=None, lengths=None, n=None)
+        guide(x, *, the same)
+
+    of which each takes the arguments that it needs. What is a class here is built by `build`, after
+    seeding; what is a function is used as it is.
+    """
+
+    model: Callable[..., Any]
+    """A class whose instances are the model, or the model function itself."""
+    guide: Callable[..., Any] | None = None
+    """Likewise; a class is called with the built model as its first argument. None: the built model
+    has two methods called `model` and `guide`, as in Pyro's tutorials."""
+    data: str | None = "digits"
+    """Name of the data set that `ppvae train` uses unless told otherwise; None: the pair has no data."""
+    plates: int = 1
+    """How many plate dimensions there are, the data plate (dim -1) included. Never guessed."""
+    observed: tuple[str, ...] = ("x",)
+    """Data fields that the model scores, each by a sample statement of the same name."""
+    conditions: tuple[str, ...] = ()
+    """Data fields that are given and never modelled; a missing one is an error."""
+    discrete: Mapping[str, Handling] = field(default_factory=dict)
+    """How each discrete latent is handled, by site: "enumerate" or "score"."""
+    bound: Literal["elbo", "exact", "none"] = "elbo"
+    """What the objective is: a lower bound, log p(x) itself, or not a bound at all."""
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further optimizer groups by name: attribute paths such as `("model.critic",)`. Their parameters
+    leave the groups `model` and `guide`, and follow only the losses and penalties of their group."""
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    """Constructor arguments that differ from the defaults of the model's and the guide's classes."""
+    evidence: Callable[..., Any] | None = None
+    """Where known, `evidence(model, batch) -> log p(x)` of shape (B,), in nats."""
+    posterior: Callable[..., Any] | None = None
+    """Where known, `posterior(model, batch) -> {site: distribution}`, the exact p(z | x)."""
+    vectorize: bool | None = None
+    """False: one particle at a time. None: all particles at once, unless a BatchNorm in training mode
+    would mix them. True: all at once in any case."""
+    latent: str = ""
+    """The latent variables in a few words, for the table of pairs."""
+    reference: str = ""
+    """Authors, year, title, identifier."""
+    name: str = ""
+    """Filled in by the registry."""
+
+
+def penalty(name: str, value: Any, group: str | None = None) -> None:
+    """Add `value` to the loss, outside the bound: a commitment loss, L1 on a code, a critic's loss.
+
+    Written inside a model or a guide. `value` is a scalar or per datum, in nats per datum; its mean is
+    added to the loss of `group` (by default to every loss but those of the pair's further groups).
+    It is logged as `penalty/<name>` and never enters log p, log q or the bound; stock Pyro ignores it.
+    """
+    import pyro
+
+    pyro.deterministic(f"penalty/{name}", value, event_dim=value.dim())
+    del group
