@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pyro.poutine.runtime import effectful
+from torch import Tensor
+
 Handling = Literal["enumerate", "score", "reparameterized"]
 
 
@@ -63,14 +66,17 @@ class Pair:
     """Filled in by the registry."""
 
 
-def penalty(name: str, value: Any, group: str | None = None) -> None:
+def penalty(name: str, value: Tensor, group: str | None = None) -> Tensor:
     """Add `value` to the loss, outside the bound: a commitment loss, L1 on a code, a critic's loss.
 
     Written inside a model or a guide. `value` is a scalar or per datum, in nats per datum; its mean is
     added to the loss of `group` (by default to every loss but those of the pair's further groups).
-    It is logged as `penalty/<name>` and never enters log p, log q or the bound; stock Pyro ignores it.
+    It is logged as `penalty/<name>` and never enters log p, log q or the bound. Stock Pyro has no
+    handler for this message and passes it by.
     """
-    import pyro
+    return _penalty(value, group, name=name)
 
-    pyro.deterministic(f"penalty/{name}", value, event_dim=value.dim())
-    del group
+
+@effectful(type="penalty")
+def _penalty(value: Tensor, group: str | None = None) -> Tensor:
+    return value
