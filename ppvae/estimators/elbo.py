@@ -55,8 +55,7 @@ class ELBO(Estimator):
         total = torch.zeros_like(like)
         for rate in rates:
             if isinstance(floor, Tensor) or floor > 0:
-                # Where the mean is below the floor, the site's gradient is switched off, its value stays visible.
-                rate = torch.where(rate.mean() > floor, rate, rate.detach())
+                rate = torch.where(rate.mean() > floor, rate, rate.detach() * 0 + floor)
             total = total + rate
         return total
 

@@ -1,0 +1,168 @@
+"""Both ways between Pyro's losses and ours.
+
+`AsPyro(estimator)` is the `loss=` of a stock `pyro.infer.SVI`. `PyroLoss("Trace_ELBO")`, by name
+`pyro:Trace_ELBO`, makes any loss of Pyro's an estimator of ours. Pyro's losses are scaled sums: under
+`plate("data", B)` they are ours times B, under a subsampled plate ours times N.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import pyro.infer
+import torch
+from pyro import poutine
+from pyro.infer.elbo import ELBO as PyroELBO
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import effectful
+from torch import Tensor
+from torch.distributions import constraints
+
+from ppvae.build import Built
+from ppvae.errors import PairError, UsageError, nearest
+from ppvae.estimators.base import Estimator, Knobs, Objective, with_penalties
+from ppvae.estimators.loss import with_gradients
+from ppvae.terms import DATA_PLATE, score
+
+LOSSES = (
+    "Trace_ELBO",
+    "TraceMeanField_ELBO",
+    "TraceGraph_ELBO",
+    "TraceEnum_ELBO",
+    "TraceTMC_ELBO",
+    "RenyiELBO",
+    "ReweightedWakeSleep",
+    "TraceTailAdaptive_ELBO",
+    "Trace_MMD",
+    "EnergyDistance",
+)
+
+
+class AsPyro(PyroELBO):
+    """An estimator of ours in Pyro's interface: the loss is ours times the number of data N."""
+
+    def __init__(self, estimator: Estimator, plates: int = 1, enumerated: tuple[str, ...] = ()):
+        super().__init__(num_particles=estimator.particles, max_plate_nesting=plates)
+        self.estimator, self.enumerated = estimator, enumerated
+
+    def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
+        terms = score(
+            lambda **_: model(*args, **kwargs),
+            lambda **_: guide(*args, **kwargs),
+            {"given": True} if args or kwargs else {},
+            particles=self.estimator.particles,
+            plates=int(self.max_plate_nesting),
+            enumerated=self.enumerated,
+        )
+        self.estimator.refuse(terms)
+        losses = with_penalties(self.estimator.objective(terms, {}), terms).losses
+        if set(losses) != {"all"}:
+            raise PairError(f"SVI has one loss, but this one has {sorted(losses)}: train with ppvae.fit instead")
+        return losses["all"] * terms.num_data
+
+    def loss(self, model, guide, *args, **kwargs) -> float:
+        with torch.no_grad():
+            return float(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    def loss_and_grads(self, model, guide, *args, **kwargs) -> float:
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        return float(loss)
+
+
+class PyroLoss(Estimator):
+    """A loss of Pyro's by its class name, as `pyro:NAME` on the command line.
+
+    Value and gradient are Pyro's own, divided by N. It reads numbers back from the device in every step, and where
+    Pyro's estimator is joint over the batch or wrong under a scale, so is this one.
+    """
+
+    def __init__(self, name: str = "Trace_ELBO", particles: int = 1, **options: Any):
+        super().__init__(particles)
+        if name not in LOSSES:
+            raise UsageError(f"Pyro has no loss {name!r}{nearest(name, LOSSES)} It has: {', '.join(LOSSES)}")
+        self.name, self.options = name, options
+        self._losses: dict[int, Any] = {}
+        self._global: bool | None = None
+
+    def _loss(self, plates: int) -> Any:
+        # max_plate_nesting is said, never guessed: guessing draws random numbers on the first call.
+        if plates not in self._losses:
+            cls = getattr(pyro.infer, self.name)
+            known = inspect.signature(cls).parameters
+            options = {"num_particles": self.particles, "max_plate_nesting": plates, "vectorize_particles": True}
+            if self.name == "TraceTailAdaptive_ELBO" or self.particles == 1:
+                options["vectorize_particles"] = self.particles > 1
+            if "max_plate_nesting" not in known and not issubclass(cls, PyroELBO):
+                options.pop("vectorize_particles")
+            self._losses[plates] = cls(**{**options, **self.options})
+        return self._losses[plates]
+
+    def estimate(self, built: Built, batch: Mapping[str, Tensor], knobs: Knobs | None = None) -> Objective:
+        inputs = built.inputs(batch)
+        terms = None
+        if self._global is None:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                terms = built.score(batch, 1)
+            self._global = terms.has_global
+            if terms.penalties:
+                raise PairError("Pyro's losses pass penalties by: use elbo for a pair that has some")
+        rows = len(next(iter(inputs.values()))) if inputs else 1
+        num_data = (built.num_data or rows) if self._global else rows
+        scale = num_data / rows
+        model = _scaled(_configured(built.run_model, built), scale)
+        guide = _scaled(_configured(_touched(built.run_guide), built), scale)
+        parameters = [p for p in built.parameters() if p.requires_grad]
+        kept = [p.grad for p in parameters]
+        for p in parameters:
+            p.grad = None
+        with built.local():
+            value = self._loss(built.pair.plates).loss_and_grads(model, guide, **inputs)
+        if isinstance(value, tuple):  # wake-sleep: (wake theta, wake phi)
+            value = value[0]
+        found = [(p, p.grad / num_data) for p in parameters if p.grad is not None]
+        for p, grad in zip(parameters, kept, strict=True):
+            p.grad = grad
+        loss = torch.as_tensor(value, dtype=torch.get_default_dtype(), device=built.device) / num_data
+        loss = loss.detach().reshape(())
+        return Objective(-loss.expand(rows), {"all": with_gradients(loss, found)})
+
+
+def _configured(fn, built: Built):
+    names = built.enumerated
+    if not names:
+        return fn
+    return poutine.infer_config(fn, lambda site: {"enumerate": "parallel"} if site["name"] in names else {})
+
+
+def _touched(fn):
+    """Pyro's losses differentiate only where a trace shows a parameter; nets of plain modules show none."""
+
+    def wrapped(**inputs):
+        zero = torch.zeros(())
+        effectful(type="param")(lambda *_, **__: zero)(
+            "ppvae.touch", zero, constraint=constraints.real, name="ppvae.touch"
+        )
+        return fn(**inputs)
+
+    return wrapped
+
+
+class _ScaleData(Messenger):
+    """N / B on every site of the data plate: beside global latents, a batch stands for all data."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        self.factor = scale
+
+    def _pyro_sample(self, msg) -> None:
+        if any(frame.name == DATA_PLATE for frame in msg["cond_indep_stack"]):
+            msg["scale"] = msg["scale"] * self.factor
+
+
+def _scaled(fn, scale: float):
+    return fn if scale == 1.0 else _ScaleData(scale)(fn)
