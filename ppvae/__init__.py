@@ -8,32 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# No name here may be that of a submodule: importing the submodule would put the module in its place.
 _HOMES = {
     "Pair": "ppvae.pair",
     "penalty": "ppvae.pair",
     "find": "ppvae.registry",
     "names": "ppvae.registry",
-    "build": "ppvae.build",
-    "check": "ppvae.check",
+    "check": "ppvae.linter",
     "TrainConfig": "ppvae.config",
-    "fit": "ppvae.fit",
+    "fit": "ppvae.training",
     "Trained": "ppvae.trained",
     "load": "ppvae.trained",
-    "evaluate": "ppvae.evaluate",
+    "evaluate": "ppvae.evaluation",
 }
 
 if TYPE_CHECKING:
-    from ppvae.build import build
-    from ppvae.check import check
     from ppvae.config import TrainConfig
-    from ppvae.evaluate import evaluate
-    from ppvae.fit import fit
+    from ppvae.evaluation import evaluate
+    from ppvae.linter import check
     from ppvae.pair import Pair, penalty
     from ppvae.registry import find, names
     from ppvae.trained import Trained, load
+    from ppvae.training import fit
 
 __all__ = [
-    "Pair", "TrainConfig", "Trained", "build", "check", "evaluate", "find", "fit", "load", "names", "penalty",
+    "Pair", "TrainConfig", "Trained", "check", "evaluate", "find", "fit", "load", "names", "penalty",
 ]  # fmt: skip
 
 

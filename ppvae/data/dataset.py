@@ -60,7 +60,9 @@ class Split:
         of range is therefore an IndexError on the CPU only.
         """
         index = index.to(next(iter(self.fields.values())).device, non_blocking=True)
-        batch = {name: self._decode(name, value.index_select(0, index)) for name, value in self.fields.items()}
+        batch = {
+            name: self._decode(name, value.index_select(0, index)) for name, value in self.fields.items()
+        }
         if self.dynamic:
             batch["x"] = torch.bernoulli(batch["x"], generator=generator)
         return batch
@@ -92,7 +94,9 @@ class Split:
     def subset(self, index: Tensor) -> Split:
         """The data at `index`, integers of shape (B,), in that order and still compact."""
         index = index.to(next(iter(self.fields.values())).device)
-        return replace(self, fields={name: value.index_select(0, index) for name, value in self.fields.items()})
+        return replace(
+            self, fields={name: value.index_select(0, index) for name, value in self.fields.items()}
+        )
 
     def shuffled(self, seed: int | Sequence[int]) -> Split:
         """The same data in the order of `seed`."""

@@ -22,7 +22,9 @@ def digits8x8(root: str | os.PathLike[str] | None = None) -> Dataset:
     if base is None:
         raise missing("digits8x8", FILE, root, "no download is known; scikit-learn ships it as digits.csv.gz")
     text = gzip.decompress(verified(base / FILE, "sha256", SHA256)).decode()
-    table = torch.from_numpy(np.loadtxt(io.StringIO(text), delimiter=",").astype(np.uint8))  # 64 pixels, label
+    table = torch.from_numpy(
+        np.loadtxt(io.StringIO(text), delimiter=",").astype(np.uint8)
+    )  # 64 pixels, label
     return Dataset(
         name="digits8x8",
         train=Split({"x": table[:, :64].reshape(-1, 1, 8, 8), "y": table[:, 64].clone()}, {"x": 16}),

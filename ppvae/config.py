@@ -1,0 +1,114 @@
+"""The options of a training run, in one place: `fit`'s, the command line's and the recipe's.
+
+This file imports neither torch nor Pyro, so that `ppvae --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ppvae.errors import UsageError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a pair is trained. Defaults train the MLP VAE on digits on two CPU cores in minutes."""
+
+    data: str | None = None
+    """Name of a data set, or path of an .npz file or a folder of pictures; none: the pair's own."""
+    binarization: Literal["none", "static", "dynamic", "threshold"] | None = None
+    """How grey pixels become bits: drawn once, drawn anew for each batch, or cut at 127; none: as the data are."""
+    sizes: dict[str, Any] = field(default_factory=dict)
+    """Constructor arguments of the pair's model and guide, such as latent=20 hidden=400."""
+    estimator: str = "elbo"
+    """What is maximized: elbo, analytic_kl, iwae:particles=50, pyro:NAME; options follow a colon."""
+    engine: Literal["eager", "pyro"] = "eager"
+    """eager: our own step; pyro: the literal pyro.infer.SVI with its Trace_ELBO."""
+    epochs: int = 50
+    """Passes over the training data."""
+    steps: int | None = None
+    """Stop after this many steps, whatever `epochs` says."""
+    batch: int = 128
+    """Data in a batch; the last, shorter batch of an epoch is left out."""
+    optimizer: Literal["adam", "adamw", "adamax", "rmsprop", "sgd"] = "adam"
+    """A torch optimizer, one for each parameter group."""
+    lr: float = 1e-3
+    """Learning rate."""
+    lr_groups: dict[str, float] = field(default_factory=dict)
+    """Learning rates of single parameter groups, such as guide=3e-4."""
+    weight_decay: float = 0.0
+    """Weight decay of the optimizer."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls over the run: not, to 0 in a line, or to 0 as a half cosine."""
+    kl_warmup: int = 0
+    """Steps over which the weight beta of the rate rises from 0 to 1."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradient of a parameter group."""
+    patience: int | None = None
+    """Stop after this many epochs without a better validation bound, and keep the best parameters."""
+    validate_every: int = 1
+    """Epochs between two validation bounds."""
+    seed: int = 0
+    """Seed of the initial parameters, the order of the data and the draws."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""
+    threads: int | None = None
+    """CPU threads of torch; none: torch's own choice."""
+    check: bool = True
+    """Check the pair on a real batch before training."""
+    log_every: int = 50
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: int = 10
+    """Epochs between two checkpoints; the last epoch always makes one."""
+    out: Path = Path("runs")
+    """Folder that holds the run folders."""
+    progress: bool = True
+    """Show a progress bar where there is a terminal."""
+    eval_k: int = 1000
+    """Importance samples per datum for the test log-likelihood after training; 0: no evaluation."""
+    eval_n: int = 1000
+    """Test data for that estimate, a shuffled sample; the test elbo uses all."""
+
+    def __post_init__(self):
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"{name}={value} is too small: use at least {least}")
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"{name}={value} must be a positive number")
+        for name, hint in (fld for fld in _CHOICES.items()):
+            value = getattr(self, name)
+            if value not in hint:
+                raise UsageError(f"no {name} {value!r}{nearest(str(value), map(str, hint))} There are: {hint}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """Raises UsageError for an unknown option, with the nearest one."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise UsageError(f"no option {name!r}{nearest(name, known)} There are: {', '.join(sorted(known))}")
+        if "out" in values:
+            values = {**values, "out": Path(values["out"])}
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for YAML and JSON."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+
+
+_LEAST = {
+    "epochs": 1, "steps": 1, "batch": 1, "kl_warmup": 0, "patience": 1, "validate_every": 1, "threads": 1,
+    "log_every": 1, "checkpoint_every": 1, "eval_k": 0, "eval_n": 1, "weight_decay": 0,
+}  # fmt: skip
+_CHOICES = {
+    "binarization": (None, "none", "static", "dynamic", "threshold"),
+    "engine": ("eager", "pyro"),
+    "optimizer": ("adam", "adamw", "adamax", "rmsprop", "sgd"),
+    "schedule": ("constant", "linear", "cosine"),
+}
