@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pyro
 import torch
+from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
@@ -23,9 +24,10 @@ from ppvae.terms import Terms, score
 class LocalParams(Messenger):
     """Keeps bare `pyro.param` statements in a module of this fit instead of Pyro's global store."""
 
-    def __init__(self, store: nn.ParameterDict):
+    def __init__(self, store: nn.ParameterDict, owned: Callable[[], Iterable[nn.Parameter]]):
         super().__init__()
-        self.store = store
+        self.store, self.owned = store, owned
+        self.passed: set[str] = set()
         self.constraints: dict[str, constraints.Constraint] = {}
         self.device: torch.device | None = None
 
@@ -35,6 +37,11 @@ class LocalParams(Messenger):
         name = msg["name"]
         key = name.replace(".", "/")
         args = (*msg["args"], None)
+        if _MODULE_NAMESPACE_DIVIDER in name:  # pyro.module names a parameter that is there: never copy it
+            self._pass_on(key, args[1])
+            msg["value"] = args[1]
+            msg["done"] = msg["stop"] = True
+            return
         if key not in self.store:
             initial = args[1] if args[1] is not None else msg["kwargs"].get("init_tensor")
             if initial is None:
@@ -49,6 +56,15 @@ class LocalParams(Messenger):
         msg["value"] = transform_to(constraint)(self.store[key])
         msg["done"] = msg["stop"] = True
 
+    def _pass_on(self, key: str, parameter: nn.Parameter) -> None:
+        """Adopt the parameter of a net that belongs to no module of the pair."""
+        if key in self.passed:
+            return
+        self.passed.add(key)
+        if not any(parameter is own for own in self.owned()):
+            self.store[key] = parameter
+            self.constraints[key] = constraints.real
+
 
 class Built(nn.Module):
     """A pair with its modules made: what estimators, the trainer and the evaluator work on."""
@@ -61,7 +77,7 @@ class Built(nn.Module):
         self.model = model
         self.guide = guide
         self.params = nn.ParameterDict()
-        self._local = LocalParams(self.params)
+        self._local = LocalParams(self.params, self.parameters)
         self._takes = {"model": _accepted(self.model), "guide": _accepted(self.guide)}
 
     @contextmanager

@@ -81,10 +81,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"{name}={value} must be a positive number")
-        for name, hint in (fld for fld in _CHOICES.items()):
+        for name, choices in _CHOICES.items():
             value = getattr(self, name)
-            if value not in hint:
-                raise UsageError(f"no {name} {value!r}{nearest(str(value), map(str, hint))} There are: {hint}")
+            if value is not None and value not in choices:
+                raise UsageError(f"no {name} {value!r}{nearest(value, choices)} There are: {', '.join(choices)}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
@@ -107,7 +107,7 @@ _LEAST = {
     "log_every": 1, "checkpoint_every": 1, "eval_k": 0, "eval_n": 1, "weight_decay": 0,
 }  # fmt: skip
 _CHOICES = {
-    "binarization": (None, "none", "static", "dynamic", "threshold"),
+    "binarization": ("none", "static", "dynamic", "threshold"),
     "engine": ("eager", "pyro"),
     "optimizer": ("adam", "adamw", "adamax", "rmsprop", "sgd"),
     "schedule": ("constant", "linear", "cosine"),

@@ -53,6 +53,24 @@ def contract(
     return _Contraction(p, q, in_guide, in_model, plates).run()
 
 
+def expected(
+    factor: Factor, p: dict[str, Factor], q: dict[str, Factor], in_guide: tuple[str, ...], in_model: tuple[str, ...], plates: int
+) -> Tensor | None:
+    """A closed-form KL by rows, averaged over the sites that the guide enumerates.
+
+    None where it varies with a site that only the model enumerates: that one stands inside a logsumexp.
+    """
+    if not in_guide and not in_model:
+        return factor.reduced(plates)
+    contraction = _Contraction(p, q, in_guide, in_model, plates)
+    x = contraction._aligned(factor)
+    if _varies(x, contraction.model_dims):
+        return None
+    found = {"kl": x}
+    contraction._expect(found, {name: contraction._aligned(q[name]) for name in in_guide})
+    return _to_rows(_drop_left(found["kl"], 1 + plates), plates, factor.local)
+
+
 class _Contraction:
     def __init__(self, p, q, in_guide, in_model, plates: int):
         self.p, self.q, self.plates = p, q, plates
@@ -90,7 +108,7 @@ class _Contraction:
         dims = self.model_dims
         if not dims:
             return
-        touched = [name for name, x in p.items() if _varies(x, dims)]
+        touched = [name for name, x in p.items() if name in self.in_model or _varies(x, dims)]
         joint = sum(p[name] for name in touched)
         assert isinstance(joint, Tensor)
         log_r = joint - joint.logsumexp(dims, keepdim=True)
@@ -121,8 +139,8 @@ def _varies(x: Tensor, dims: tuple[int, ...]) -> bool:
 
 
 def _mean(weight: Tensor, x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """sum(weight * x) over dims, where a weight of zero silences an x of -inf."""
-    return (weight * x.clamp(min=torch.finfo(x.dtype).min)).sum(dims, keepdim=True)
+    """sum(weight * x) over dims, where a weight of zero silences an x of -inf, in value and gradient."""
+    return (weight * torch.where(weight == 0, 0.0, x)).sum(dims, keepdim=True)
 
 
 def _drop_left(x: Tensor, keep: int) -> Tensor:

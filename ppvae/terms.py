@@ -22,7 +22,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from ppvae.contraction import Factor, contract
+from ppvae.contraction import Factor, contract, expected
 from ppvae.errors import PairError
 from ppvae.shapes import Float
 
@@ -166,9 +166,17 @@ def _run(model, guide, batch, particles, plates, enumerated):
             guide = EnumMessenger(first_available_dim=-2 - plates)(guide)
             model = EnumMessenger()(model)  # goes on where the guide's enumeration ended
         guide_trace = poutine.trace(guide).get_trace(**batch)
+        _check_proposals(guide_trace)
         remaining -= set(guide_trace.nodes)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch)
     return guide_trace, model_trace, collected.found
+
+
+def _check_proposals(guide_trace) -> None:
+    """Before the replay, which would stop at such a site with a message of Pyro's."""
+    for name, site in sample_sites(guide_trace).items():
+        if site["is_observed"] and not is_factor(site):
+            raise PairError(f"guide site {name!r} is observed: remove obs= there, a guide only proposes latents")
 
 
 def _parallel(site, names: set[str]) -> dict[str, str]:
@@ -190,6 +198,8 @@ class _CollectPenalties(Messenger):
 
     def _pyro_post_penalty(self, msg) -> None:
         value, group = msg["args"]
+        if msg["name"] in self.found:
+            raise PairError(f"two penalties are called {msg['name']!r}: give each a name of its own")
         self.found[msg["name"]] = Penalty(value.mean(), group)
 
 
@@ -224,12 +234,15 @@ class _Scoring:
 
     def terms(self, penalties: dict[str, Penalty], joint: bool) -> Terms:
         self._check_sites(joint)
-        self.joint = joint
+        # A pair that closes over its data takes no arguments either, but has a data plate.
+        self.joint = joint = joint and self.frame is None
         p_factors = {name: self._factor(name, site) for name, site in self.p_sites.items()}
         q_factors = {name: self._factor(name, site) for name, site in self.q_sites.items()}
         in_guide = tuple(n for n, s in self.q_sites.items() if _enum_dim(s) is not None)
         in_model = tuple(n for n, s in self.p_sites.items() if n not in q_factors and _enum_dim(s) is not None)
-        log_p, log_q = contract(p_factors, q_factors, in_guide, in_model, self.plates)
+        self._check_score_sites(q_factors, in_guide)
+        self.factors = (p_factors, q_factors, in_guide, in_model, self.plates)
+        log_p, log_q = contract(*self.factors)
         sites = {}
         for name in [*self.q_sites, *(n for n in self.p_sites if n not in self.q_sites)]:
             sites[name] = self._site(name, log_p.get(name), log_q.get(name), {*in_guide, *in_model})
@@ -250,8 +263,6 @@ class _Scoring:
 
     def _check_sites(self, joint: bool) -> None:
         for name, site in self.q_sites.items():
-            if site["is_observed"] and not is_factor(site):
-                raise PairError(f"guide site {name!r} is observed: remove obs= there, a guide only proposes latents")
             if name not in self.p_sites and not is_factor(site) and not site["infer"].get("is_auxiliary"):
                 raise PairError(
                     f"guide site {name!r} is not in the model: rename it to the model's site, delete it, "
@@ -272,10 +283,30 @@ class _Scoring:
         if self.frame is not None and self.frame.dim != -1:
             raise PairError(f'the plate "data" is at dim {self.frame.dim}: write pyro.plate("data", rows, dim=-1)')
 
+    def _check_score_sites(self, q_factors: dict[str, Factor], in_guide: tuple[str, ...]) -> None:
+        """E_c[log w] E_c[grad log q(z | c)] is not E_c[log w grad log q(z | c)]: such a z has no score-function term."""
+        dims = [dim for name in in_guide if (dim := q_factors[name].enum_dim) is not None]
+        for name, factor in q_factors.items():
+            sampled = name not in in_guide and not self.q_sites[name]["fn"].has_rsample
+            shape = factor.log_prob.shape
+            if sampled and any(len(shape) >= -dim and shape[dim] > 1 for dim in dims):
+                raise PairError(
+                    f"latent {name!r} is drawn given {in_guide[0]!r}, which the guide enumerates, and is not "
+                    "reparameterized: enumerate both, or neither"
+                )
+
     def _factor(self, name: str, site: dict) -> Factor:
         """The site's log-probability with the data plate's scale taken out, and where it lies."""
         fn, value = site["fn"], site["value"]
-        log_prob = fn.log_prob(value, *site["args"], **site["kwargs"])
+        try:
+            log_prob = fn.log_prob(value, *site["args"], **site["kwargs"])
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise PairError(
+                f"site {name!r} cannot be scored: {str(error).splitlines()[0]} Give the value, of shape "
+                f"{tuple(value.shape)}, and its {type(fn).__name__} one shape and one support"
+            ) from error
         scale = self._inner_scale(name, site)
         log_prob = scale_and_mask(log_prob, scale, site["mask"])
         self._check_shape(name, site, log_prob)
@@ -338,8 +369,10 @@ class _Scoring:
         p_site, q_site = self.p_sites.get(name), self.q_sites.get(name)
         site = p_site or q_site
         assert site is not None
-        if p_site is not None and p_site["is_observed"]:
-            kind: Kind = "observed"
+        if p_site is not None and p_site["infer"].get("is_bound") and self._is_local(site):
+            kind: Kind = "bound"
+        elif p_site is not None and p_site["is_observed"]:
+            kind = "observed"
         else:
             kind = "local" if self._is_local(site) else "global"
         q = q_site["fn"] if q_site else None
@@ -357,14 +390,14 @@ class _Scoring:
         )
 
     def _kl(self, p_site: dict | None, q_site: dict | None) -> Tensor | None:
-        if p_site is None or q_site is None:
+        if p_site is None or q_site is None or not _same_weight(p_site, q_site):
             return None
         try:
             kl = kl_divergence(q_site["fn"], p_site["fn"])
         except NotImplementedError:
             return None
         kl = scale_and_mask(kl, self._inner_scale(p_site["name"], p_site), q_site["mask"])
-        return Factor(kl, self._inner_dims(q_site), self._is_local(q_site), None).reduced(self.plates)
+        return expected(Factor(kl, self._inner_dims(q_site), self._is_local(q_site), None), *self.factors)
 
 
 def _enum_dim(site: dict) -> int | None:
@@ -372,6 +405,14 @@ def _enum_dim(site: dict) -> int | None:
     if site["infer"].get("enumerate") != "parallel" or site["is_observed"]:
         return None
     return site["infer"].get("_enumerate_dim")
+
+
+def _same_weight(p_site: dict, q_site: dict) -> bool:
+    """Whether log p and log q are scaled and masked alike, without reading a tensor."""
+    scales, masks = (p_site["scale"], q_site["scale"]), (p_site["mask"], q_site["mask"])
+    known = not any(isinstance(scale, Tensor) for scale in scales)
+    alike = scales[0] == scales[1] if known else all(isinstance(scale, Tensor) for scale in scales)
+    return alike and (masks[0] is None) == (masks[1] is None)
 
 
 def _stack(parts: list[Terms]) -> Terms:

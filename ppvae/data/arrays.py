@@ -65,7 +65,7 @@ def to_tensor(what: str, array: Any) -> Tensor:
 
 def _from_numpy(what: str, array: Any) -> Tensor:
     if isinstance(array, np.ma.MaskedArray):  # np.asarray would drop its mask without a word
-        array = array.astype(np.result_type(array.dtype, np.float32)).filled(np.nan)
+        array = np.ma.filled(array.astype(np.result_type(array.dtype, np.float32)), np.nan)
     try:
         array = np.asarray(array)
     except ValueError as error:  # rows of different lengths
@@ -123,9 +123,7 @@ def _check_rows(what: str, value: Tensor, field: str) -> None:
     if value.ndim == 0:
         raise DataError(f"{what} is a single number; give one row per datum")
     if len(value) == 0 or value.numel() == 0:
-        raise DataError(
-            f"{what} is empty, of shape {tuple(value.shape)}; give at least one row of one number"
-        )
+        raise DataError(f"{what} is empty, of shape {tuple(value.shape)}; give one row or more")
     if field == "x" and value.ndim == 1:
         raise DataError(
             f"{what} has the shape {tuple(value.shape)}, a datum is a row: "
@@ -186,7 +184,7 @@ def _compact(tensors: dict[str, dict[str, Tensor]]) -> dict[str, int]:
             x = xs[split]
             fields["x"] = (x * steps).round().to(torch.uint8) if x.is_floating_point() else x.to(torch.uint8)
         for key, value in fields.items():
-            if value.dtype == torch.int64 and 0 <= int(value.min()) and int(value.max()) < 256:
+            if value.dtype == torch.int64 and int(value.min()) >= 0 and int(value.max()) < 256:
                 fields[key] = value.to(torch.uint8)
     return {} if steps is None else {"x": steps}
 

@@ -52,9 +52,7 @@ def _check_probability(dataset: Dataset) -> None:
     for split in dataset.splits.values():
         x = split.fields.get("x")
         if x is None or (not x.is_floating_point() and "x" not in split.steps):
-            raise DataError(
-                f"x of {dataset.name} holds no grey values to binarize; {fix}, or give uint8 pictures"
-            )
+            raise DataError(f"x of {dataset.name} holds no grey values; {fix}, or give uint8 pictures")
         if x.is_floating_point() and not bool(((x >= 0) & (x <= 1)).all()):
             low, high = x.min().item(), x.max().item()
             raise DataError(

@@ -17,7 +17,7 @@ from ppvae.data.files import locate, missing, verified
 from ppvae.errors import DataError
 
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")
-CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ARCHIVE = "cifar-10-python.tar.gz"
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"  # as published by torchvision
 SHEETS_SHA256 = {
@@ -37,15 +37,17 @@ def cifar10(root: str | os.PathLike[str] | None = None) -> Dataset:
     parts = _find(root)
     return Dataset(
         name="cifar10",
-        **{
-            split: Split({"x": torch.from_numpy(x), "y": torch.from_numpy(y)}, {"x": 255})
-            for split, (x, y) in parts.items()
-        },
+        train=_split(*parts["train"]),
+        test=_split(*parts["test"]),
         classes=CLASSES,
         description="colour pictures of ten kinds of things, 32 x 32",
         source="A. Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009",
         licence="no formal licence; free for research",
     )
+
+
+def _split(x: np.ndarray, y: np.ndarray) -> Split:
+    return Split({"x": torch.from_numpy(x), "y": torch.from_numpy(y)}, {"x": 255})
 
 
 def _find(root: str | os.PathLike[str] | None) -> Parts:

@@ -59,10 +59,8 @@ class Split:
         default one. Nothing waits for the device, so a batch can be part of a CUDA graph; an index out
         of range is therefore an IndexError on the CPU only.
         """
-        index = index.to(next(iter(self.fields.values())).device, non_blocking=True)
-        batch = {
-            name: self._decode(name, value.index_select(0, index)) for name, value in self.fields.items()
-        }
+        rows = self.subset(index).fields
+        batch = {name: self._decode(name, value) for name, value in rows.items()}
         if self.dynamic:
             batch["x"] = torch.bernoulli(batch["x"], generator=generator)
         return batch
@@ -87,16 +85,27 @@ class Split:
         bits = seeded.bernoulli(self.fields["x"], seed, self.steps.get("x", 1))
         return Split({**self.fields, "x": bits}, {**self.steps, "x": 1})
 
+    @property
+    def device(self) -> torch.device:
+        """Where the fields live."""
+        return next(iter(self.fields.values())).device
+
+    def mean(self, name: str) -> Tensor:
+        """The mean of a field over the data, of its event shape, as `batch` would scale it."""
+        stored = self.fields[name]
+        kept = stored.dtype if stored.is_floating_point() else torch.float32
+        # float64 inside: a float32 sum over 60,000 data loses digits.
+        return (stored.sum(0, dtype=torch.float64) / (len(self) * self.steps.get(name, 1))).to(kept)
+
     def to(self, device: torch.device | str) -> Split:
         """The same data on `device`."""
         return replace(self, fields={name: value.to(device) for name, value in self.fields.items()})
 
     def subset(self, index: Tensor) -> Split:
         """The data at `index`, integers of shape (B,), in that order and still compact."""
-        index = index.to(next(iter(self.fields.values())).device)
-        return replace(
-            self, fields={name: value.index_select(0, index) for name, value in self.fields.items()}
-        )
+        index = index.to(next(iter(self.fields.values())).device, non_blocking=True)
+        rows = {name: value.index_select(0, index) for name, value in self.fields.items()}
+        return replace(self, fields=rows)
 
     def shuffled(self, seed: int | Sequence[int]) -> Split:
         """The same data in the order of `seed`."""
@@ -178,11 +187,12 @@ class Dataset:
         return 1 + max(int(value.max()) for value in values)
 
     def fixed(self, split: str) -> Split:
-        """The split to report numbers on: for a dynamic set one draw by `binarization_seed`, always the same."""
+        """The split to report numbers on: for a dynamic set always the same draw, by `binarization_seed`."""
         if split not in self.splits:
             raise UsageError(f"{self.name} has no {split} split; it has {', '.join(self.splits)}")
-        # A seed per split: the uniforms of a training picture are not used again for a test picture.
-        return self.splits[split].fixed((self.binarization_seed or 0, SPLITS.index(split)))
+        # A seed per split, so that no test picture meets the uniforms of a training picture. It starts at
+        # 1 because numpy takes (seed, 0) and seed for the same, and seed has ordered the rows.
+        return self.splits[split].fixed((self.binarization_seed or 0, 1 + SPLITS.index(split)))
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on `device`; the hash does not depend on it."""

@@ -17,14 +17,13 @@ SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
 
 
 def digits8x8(root: str | os.PathLike[str] | None = None) -> Dataset:
-    """1,797 digits; a pixel 0 .. 16 is stored as it is and read as pixel / 16. It has no splits of its own."""
+    """1,797 digits without splits; a pixel 0 .. 16 is stored as it is and read as pixel / 16."""
     base = locate([FILE], root)
     if base is None:
         raise missing("digits8x8", FILE, root, "no download is known; scikit-learn ships it as digits.csv.gz")
     text = gzip.decompress(verified(base / FILE, "sha256", SHA256)).decode()
-    table = torch.from_numpy(
-        np.loadtxt(io.StringIO(text), delimiter=",").astype(np.uint8)
-    )  # 64 pixels, label
+    rows = np.loadtxt(io.StringIO(text), delimiter=",").astype(np.uint8)  # 64 pixels and the label
+    table = torch.from_numpy(rows)
     return Dataset(
         name="digits8x8",
         train=Split({"x": table[:, :64].reshape(-1, 1, 8, 8), "y": table[:, 64].clone()}, {"x": 16}),

@@ -34,8 +34,8 @@ def download(torchvision_name: str, files: Sequence[str]) -> str:
                 (cache() / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(os.path.join(folder, name), cache() / name)
     except Exception as error:  # no network, no torchvision, no room: all end in the same one line
-        text = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+        text = " ".join(str(error).split()).rstrip(":")
+        return f"{type(error).__name__}: {text}" if text else type(error).__name__
     return ""
 
 

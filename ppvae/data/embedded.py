@@ -27,10 +27,12 @@ def digits() -> Dataset:
         raise DataError(f"{PATH} is missing; install ppvae again")
     content = verified(PATH, "sha256", SHA256)
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        splits = {split: _split(arrays[split], arrays[f"{split}_labels"]) for split in SPLITS}
+        train, valid, test = (_split(arrays[split], arrays[f"{split}_labels"]) for split in SPLITS)
     return Dataset(
         name="digits",
-        **splits,
+        train=train,
+        valid=valid,
+        test=test,
         binarization="static",
         binarization_seed=SEED,
         classes=tuple("0123456789"),

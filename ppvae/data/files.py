@@ -35,7 +35,7 @@ def missing(name: str, files: str, root: str | os.PathLike[str] | None, reason: 
     where = ", ".join(str(folder) for folder in roots(root))
     fetched = f"; it cannot be downloaded ({reason})" if reason else ""
     return DataError(
-        f"{name}: no {files} in {where}{fetched}; put {files} into the folder that $PPVAE_DATA names, "
+        f"{name} was not found in {where}{fetched}; put {files} into the folder that $PPVAE_DATA names, "
         f"or use --data digits, which is embedded"
     )
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def fingerprint(splits: Mapping[str, Split], binarization: str, seed: int | None) -> str:
-    """SHA-256 in hex over, by split and field: name, stored type, shape, steps and bytes; and the binarization.
+    """SHA-256 in hex: by split and field the name, type, shape, steps, bytes; and the binarization.
 
     The device, the order of the fields and the name of the set are left out.
     """

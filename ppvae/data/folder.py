@@ -22,21 +22,18 @@ def read_folder(folder: Path) -> Parts:
     as above. C = 1 if every picture is grey, else 3; all are of one size. DataError names the file.
     """
     inner = {name: folder / name for name in SPLITS if (folder / name).is_dir()}
-    paths = {
-        split: _pictures(sub) for split, sub in (inner if "train" in inner else {"train": folder}).items()
-    }
+    folders = inner if "train" in inner else {"train": folder}
+    paths = {split: _pictures(sub) for split, sub in folders.items()}
     loaded = {split: [_open(path) for path, _ in files] for split, files in paths.items()}
     grey = all(picture.mode in GREY for part in loaded.values() for picture in part)
-    first = next(
-        (files[0][0], part[0].size) for files, part in zip(paths.values(), loaded.values(), strict=True)
-    )
+    first, (width, height) = paths["train"][0][0].name, loaded["train"][0].size
     parts: Parts = {}
     for split, files in paths.items():
         for (path, _), picture in zip(files, loaded[split], strict=True):
-            if picture.size != first[1]:
+            if picture.size != (width, height):
                 raise DataError(
-                    f"{path} is {picture.size[0]} x {picture.size[1]}, {first[0].name} is "
-                    f"{first[1][0]} x {first[1][1]}; resize all pictures to one size"
+                    f"{path} is {picture.size[0]} x {picture.size[1]}, {first} is {width} x {height}; "
+                    f"resize all pictures to one size"
                 )
         x = np.stack([np.asarray(picture.convert("L" if grey else "RGB")) for picture in loaded[split]])
         parts[split] = {"x": x[:, None] if grey else x.transpose(0, 3, 1, 2)}
@@ -53,7 +50,7 @@ def _pictures(folder: Path) -> list[tuple[Path, str | None]]:
     flat: list[tuple[Path, str | None]] = [(path, None) for path in _files(folder)]
     if flat and found:
         raise DataError(
-            f"{folder} has pictures beside subfolders of pictures ({flat[0][0].name}, {found[0][0].parent.name}/); "
+            f"{folder} has pictures ({flat[0][0].name}) beside subfolders of them ({found[0][1]}); "
             f"move each picture into the subfolder of its class, or all into one folder"
         )
     if not flat and not found:

@@ -36,9 +36,7 @@ def read_frame(frame: Any) -> dict[str, Any]:
             f"(pandas.get_dummies), and call a column of labels y"
         )
     if not columns or not len(frame):
-        raise DataError(
-            f"the table is empty, of shape {tuple(frame.shape)}; give at least one row and one column"
-        )
+        raise DataError(f"the table is empty, of shape {tuple(frame.shape)}; give a row and a column")
     kind = np.float32 if all(str(c.dtype).lower() == "float32" for c in columns.values()) else np.float64
     arrays = [column.to_numpy(dtype=kind, na_value=np.nan) for column in columns.values()]
     return {"x": np.stack(arrays, axis=1), **labels}
@@ -55,13 +53,11 @@ def _labels(column: Any) -> np.ndarray:
 
 
 def read_items(dataset: TorchDataset) -> dict[str, Any]:
-    """Every item of a torch dataset, stacked: items are x, (x, y) or a dict of fields; pictures may be PIL's."""
+    """Every item of a torch dataset, stacked: items are x, (x, y) or dicts; x may be a PIL picture."""
     if isinstance(dataset, TensorDataset):
         return _named(dataset.tensors, "the TensorDataset")
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        raise DataError(
-            "a torch dataset without a length cannot be split; give one with __len__, or a tensor"
-        )
+        raise DataError("a torch dataset without a length cannot be split; give one with __len__")
     rows: dict[str, list[Tensor]] = {}
     for k in range(len(dataset)):  # pyright: ignore[reportArgumentType]
         item = dataset[k]
@@ -82,9 +78,7 @@ def _entry(name: str, k: int, value: Any, rows: dict[str, list[Tensor]]) -> Tens
     if not isinstance(value, Tensor):
         array = np.asarray(value)  # numbers, arrays, PIL pictures
         if array.dtype.kind not in "biuf":
-            raise DataError(
-                f"{name} of item {k} is not numeric ({type(value).__name__}); give tensors or numbers"
-            )
+            raise DataError(f"{name} of item {k} is a {type(value).__name__}; give tensors or numbers")
         # a Python number: whole ones are labels, the others float32 as torch has them
         array = array.astype(np.float32) if isinstance(value, float) else array
         value = torch.from_numpy(np.array(array))

@@ -22,7 +22,7 @@ from ppvae.data.embedded import digits
 from ppvae.data.folder import read_folder
 from ppvae.data.items import is_frame, read_frame, read_items
 from ppvae.data.mnist import fashion_mnist, mnist
-from ppvae.data.npz import read_arrays, read_npy
+from ppvae.data.npz import read_arrays
 from ppvae.data.splits import by_split, carve, is_size
 from ppvae.errors import DataError, UsageError, nearest
 
@@ -70,6 +70,8 @@ def load(
 
     UsageError for a name or option that does not exist, DataError for data that cannot be had or used.
     """
+    if not isinstance(seed, int) or seed < 0:
+        raise UsageError(f"seed={seed!r} is no seed; give a whole number from 0 on")
     if isinstance(what, Dataset):
         if valid is not None or test is not None:
             raise UsageError("a ppvae Dataset has its splits already; leave valid and test out")
@@ -101,9 +103,7 @@ def _own(what: Any, valid: Any, test: Any, seed: int) -> Dataset:
                 raise DataError(f"{name} has a {split} split of its own; leave {split} out")
             more = _parts(f"the {split} split", given)
             if len(more) > 1:
-                raise DataError(
-                    f"the {split} split has splits itself: {', '.join(more)}; give its data alone"
-                )
+                raise DataError(f"the {split} split has the splits {', '.join(more)}; give one of them")
             parts[split] = more["train"]
     whole = len(parts) == 1
     sizes = {"valid": valid, "test": test}
@@ -131,9 +131,12 @@ def _parts(name: str, what: Any) -> Parts:
 
 def _from_path(path: Path) -> Parts:
     if path.is_dir():
-        return read_folder(path)
+        try:
+            return read_folder(path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}); make it a readable folder") from error
     if path.suffix in (".npz", ".npy") and path.is_file():
-        return by_split(str(path), read_arrays(path) if path.suffix == ".npz" else read_npy(path))
+        return by_split(str(path), read_arrays(path))
     if path.exists():
         raise DataError(f"{path} cannot be read; give an .npz or .npy file, or a folder of pictures")
     if path.suffix or len(path.parts) > 1:

@@ -30,15 +30,20 @@ MD5 = {
         "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
     },
 }
-CLOTHES = tuple("T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(","))
+CLOTHES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 PARTS = {"train": "train", "test": "t10k"}
 
 
 def mnist(root: str | os.PathLike[str] | None = None) -> Dataset:
     """70,000 handwritten digits as bytes: 60,000 to train on, 10,000 to test."""
+    train, test = _splits("mnist", "MNIST", root)
     return Dataset(
         name="mnist",
-        **_splits("mnist", "MNIST", root),
+        train=train,
+        test=test,
         classes=tuple("0123456789"),
         description="handwritten digits, grey, 28 x 28",
         source="Y. LeCun, C. Cortes, C. Burges: The MNIST database of handwritten digits, 1998",
@@ -48,9 +53,11 @@ def mnist(root: str | os.PathLike[str] | None = None) -> Dataset:
 
 def fashion_mnist(root: str | os.PathLike[str] | None = None) -> Dataset:
     """70,000 pictures of clothes as bytes: 60,000 to train on, 10,000 to test."""
+    train, test = _splits("fashion_mnist", "FashionMNIST", root)
     return Dataset(
         name="fashion_mnist",
-        **_splits("fashion_mnist", "FashionMNIST", root),
+        train=train,
+        test=test,
         classes=CLOTHES,
         description="articles of clothing, grey, 28 x 28",
         source="H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST, 2017, arXiv:1708.07747",
@@ -93,7 +100,7 @@ def idx(path: Path, content: bytes) -> np.ndarray:
     return data.reshape(shape)
 
 
-def _splits(name: str, kind: str, root: str | os.PathLike[str] | None) -> dict[str, Split]:
+def _splits(name: str, kind: str, root: str | os.PathLike[str] | None) -> tuple[Split, Split]:
     files = [f"{kind}/raw/{file}" for file in MD5[kind]]
     base, reason = locate(files, root), ""
     if base is None:
@@ -102,10 +109,8 @@ def _splits(name: str, kind: str, root: str | os.PathLike[str] | None) -> dict[s
     if base is None:
         raise missing(name, f"{kind}/raw/{{{','.join(MD5[kind])}}}", root, reason)
     parts = read(base / kind / "raw", kind)
-    return {
-        split: Split(
-            {"x": torch.from_numpy(part["x"].copy()).unsqueeze(1), "y": torch.from_numpy(part["y"].copy())},
-            {"x": 255},
-        )
-        for split, part in parts.items()
-    }
+    return _split(**parts["train"]), _split(**parts["test"])
+
+
+def _split(x: np.ndarray, y: np.ndarray) -> Split:
+    return Split({"x": torch.from_numpy(x.copy()).unsqueeze(1), "y": torch.from_numpy(y.copy())}, {"x": 255})

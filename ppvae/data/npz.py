@@ -16,32 +16,27 @@ BROKEN = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, lzma.LZ
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in `path` by name; a `.npy` file holds x. DataError where it is broken or holds objects."""
+    """The arrays in a `.npz` by name; those of a `.npy` are {"x": array}.
+
+    DataError where the file is broken, or holds Python objects, which would have to be unpickled.
+    """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file:  # by hand, since numpy leaves a broken file open
             head = file.read(512)
-        if not head or looks(path, head) != "is truncated or changed":
-            raise DataError(f"{path} {looks(path, head)}; make it with numpy.savez")
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            if not head or looks(path, head) != "is truncated or changed":
+                raise DataError(f"{path} {looks(path, head)}; make it anew with numpy.save or numpy.savez")
+            file.seek(0)
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"x": loaded}
+            with loaded:
+                return {name: loaded[name] for name in loaded.files}
     except BROKEN as error:
         if "allow_pickle" in str(error):
             raise DataError(
                 f"{path} holds Python objects, which are never unpickled; save plain numeric arrays"
             ) from error
         raise DataError(f"{path} is truncated or damaged ({_first_line(error)}); make it anew") from error
-
-
-def read_npy(path: Path) -> dict[str, np.ndarray]:
-    """{"x": array} of a `.npy` file."""
-    try:
-        return {"x": np.load(path, allow_pickle=False)}
-    except BROKEN as error:
-        if "Object arrays" in str(error):
-            raise DataError(
-                f"{path} holds Python objects, which are never unpickled; save plain numeric arrays"
-            ) from error
-        raise DataError(f"{path} is no whole .npy file ({_first_line(error)}); make it anew") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -50,9 +50,7 @@ def by_split(name: str, arrays: Mapping[str, Any]) -> Parts:
     if "" in parts:
         return {"train": parts[""]}
     if "train" not in parts:
-        raise DataError(
-            f"{name} has no train split but {sorted(parts)}; call the data x, or train, valid, test"
-        )
+        raise DataError(f"{name} has no train split but {sorted(parts)}; call its data x, or train")
     return {split: parts[split] for split in SPLITS if split in parts}
 
 
@@ -66,9 +64,9 @@ def carve(dataset: Dataset, valid: Any = None, test: Any = None, seed: int = 0) 
         for name, size in (("valid", valid), ("test", test))
         if size is not None
     }
-    for name, size in sizes.items():
+    for name in sizes:
         if getattr(dataset, name) is not None:
-            raise DataError(f"{dataset.name} has a {name} split of its own; leave {name}={size} out")
+            raise DataError(f"{dataset.name} has a {name} split of its own; leave {name} out")
     rows, taken = len(dataset.train), sum(sizes.values())
     if taken >= rows:
         counts = " and ".join(f"{size} for {name}" for name, size in sizes.items())
@@ -92,13 +90,14 @@ def is_size(value: Any) -> bool:
 
 def _count(name: str, size: Any, rows: int) -> int:
     whole = isinstance(size, Integral)
-    if isinstance(size, bool) or not isinstance(size, Real) or not (size >= 0 if whole else 0 <= size < 1):
+    shown = size if is_size(size) else type(size).__name__
+    if isinstance(size, bool) or not is_size(size) or not size >= 0 or not (whole or size < 1):
         raise UsageError(
-            f"{name}={size!r} is no size of a split; give a fraction in (0, 1), a count, or 0 for none"
+            f"{name}={shown} is no size of a split; give a fraction in (0, 1), a count, or 0 for none"
         )
     if whole:
         return int(size)
-    return max(1, round(float(size) * rows)) if size else 0
+    return max(1, round(size * rows)) if size else 0
 
 
 def _split_and_field(key: str) -> tuple[str | None, str | None]:

@@ -65,9 +65,9 @@ def two_moons(n: int = 1000, seed: int = 0) -> Dataset:
 
 
 def bars(n: int = 1000, seed: int = 0, side: int = 8) -> Dataset:
-    """Bits of shape (1, side, side): each of the `side` rows and `side` columns is drawn in with probability 1/side.
+    """Bits of shape (1, side, side): each row and each column is a bar with probability 1 / side.
 
-    truth: `probs` () = 1 / side, the probability of each of the 2 side causes. Source: Foldiak 1990.
+    truth: `probs` () = 1 / side, the probability of each of the 2 side bars. Source: Foldiak 1990.
     """
     rng = _rng(n, seed)
     across, down = rng.random((2, _rows(n), side)) < 1 / side

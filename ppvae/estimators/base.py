@@ -7,14 +7,15 @@ the `loss=` of a stock `pyro.infer.SVI`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ppvae.errors import PairError
+from ppvae.errors import PairError, nearest
 from ppvae.terms import Terms
 
 Knobs = Mapping[str, Tensor]
@@ -40,6 +41,8 @@ class Objective:
     losses: dict[str, Tensor]
     """What is differentiated, a scalar in nats per datum by optimizer group; `all` stands for every group that has
     no loss of its own."""
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    """What is logged beside the losses: detached scalars on the device, in nats per datum."""
 
 
 class Estimator(nn.Module):
@@ -61,7 +64,8 @@ class Estimator(nn.Module):
         """Score the batch under a built pair, refuse what cannot be right, and add the pair's penalties."""
         terms = built.score(batch, self.particles)
         self.refuse(terms)
-        return with_penalties(self.objective(terms, knobs or {}), terms, further=frozenset(built.pair.groups))
+        objective = with_penalties(self.objective(terms, knobs or {}), terms, further=frozenset(built.pair.groups))
+        return dataclasses.replace(objective, metrics=metrics(terms))
 
     def refuse(self, terms: Terms) -> None:
         """Raise PairError where the terms do not meet `needs`."""
@@ -72,27 +76,11 @@ class Estimator(nn.Module):
                     raise PairError(
                         f"{name} needs a reparameterized guide, but {site.name!r} is drawn from a "
                         f"{type(site.q).__name__}: use elbo, or enumerate it with Pair(discrete={{{site.name!r}: "
-                        "'enumerate'}})"
+                        "'enumerate'})"
                     )
-        if not self.needs.weights:
-            return
-        if terms.has_global and not terms.joint:
-            raise PairError(
-                f"{name} weighs each datum by itself, which global latents do not allow (their weights are joint over "
-                "all data): use elbo"
-            )
-        if terms.scaled:
-            raise PairError(
-                f"{name} cannot take the scale of site {terms.scaled[0]!r}: inside the logsumexp it gives a Renyi bound "
-                "of another order, which may exceed the evidence; write the model unscaled, or use elbo"
-            )
-        if terms.expected:
-            raise PairError(
-                f"{name} cannot take {terms.expected[0]!r}, which the guide enumerates: leave it out of the guide, so "
-                "that the model sums it out, or use elbo"
-            )
-        for site in terms.of("bound"):
-            raise PairError(f"{name} cannot take {site.name!r}, an estimate of a bound and no log-weight: use elbo")
+        obstacle = weights_obstacle(terms) if self.needs.weights else None
+        if obstacle:
+            raise PairError(f"{name} {obstacle}: use elbo")
 
     def forward(self, model: Any, guide: Any = None, **options: Any) -> nn.Module:
         """A module whose call on a batch is the loss: `estimator(built)(batch)` or `estimator(model, guide)(x)`."""
@@ -112,11 +100,50 @@ def with_penalties(objective: Objective, terms: Terms, further: frozenset[str] =
     if not terms.penalties:
         return objective
     losses = dict(objective.losses)
-    for penalty in terms.penalties.values():
+    groups = {"all", "model", "guide", "estimator", *further}
+    for name, penalty in terms.penalties.items():
+        if penalty.group not in (None, *groups):
+            raise PairError(
+                f"penalty {name!r} is for the group {penalty.group!r}{nearest(str(penalty.group), groups)} Declare it in "
+                "Pair(groups=)"
+            )
+        if penalty.group and penalty.group not in {*losses, *further} and "all" in losses:
+            losses[penalty.group] = losses["all"]  # which no longer serves a group that has a loss of its own
         targets = [penalty.group] if penalty.group else [g for g in losses if g not in further]
         for group in targets:
             losses[group] = losses.get(group, torch.zeros_like(penalty.value)) + penalty.value
-    return Objective(objective.bound, losses)
+    return dataclasses.replace(objective, losses=losses)
+
+
+def weights_obstacle(terms: Terms) -> str | None:
+    """Why the importance weights of these terms are not one number per datum and draw; None where they are."""
+    if terms.has_global and not terms.joint:
+        return "weighs each datum by itself, but with global latents the weights are joint over all data"
+    if terms.scaled:
+        return (
+            f"cannot take the scale of site {terms.scaled[0]!r}: inside the logsumexp it gives a Renyi bound of another "
+            "order, which may exceed the evidence; write the model unscaled"
+        )
+    if terms.expected:
+        return (
+            f"cannot take {terms.expected[0]!r}, which the guide enumerates: leave it out of the guide, so that the model "
+            "sums it out"
+        )
+    if bounds := terms.of("bound"):
+        return f"cannot take {bounds[0].name!r}, which is an estimate of a bound and no log-weight"
+    return None
+
+
+def metrics(terms: Terms) -> dict[str, Tensor]:
+    """elbo (beta = 1, no free bits), rate, distortion and penalties of a batch, in nats per datum."""
+    log_likelihood = terms.log_likelihood.detach().mean()
+    outside = terms.log_global.detach().mean() / terms.num_data
+    ratio = terms.log_ratio.detach().mean()
+    found = {"elbo": log_likelihood + ratio + outside, "rate": -ratio, "distortion": -log_likelihood}
+    if terms.has_global:
+        found["global"] = outside
+    found |= {f"penalty/{name}": penalty.value.detach() for name, penalty in terms.penalties.items()}
+    return found
 
 
 def knob(knobs: Knobs, name: str, default: float) -> Tensor | float:

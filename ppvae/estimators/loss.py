@@ -39,7 +39,8 @@ class Loss(nn.Module):
         if set(objective.losses) == {"all"}:
             return objective.losses["all"]
         gradients = group_gradients(objective, self.built, self.estimator)
-        value = sum(loss.detach() for loss in objective.losses.values())
+        losses = objective.losses
+        value = losses["all"] if "all" in losses else sum(loss.detach() for loss in losses.values())
         return with_gradients(value, gradients)  # type: ignore[arg-type]
 
 

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-import inspect
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +39,8 @@ LOSSES = (
     "Trace_MMD",
     "EnergyDistance",
 )
+NO_BOUND = ("TraceTailAdaptive_ELBO", "Trace_MMD", "EnergyDistance")
+"""Their value is no bound; the one of TraceTailAdaptive_ELBO is always inf, in Pyro too."""
 
 
 class AsPyro(PyroELBO):
@@ -58,7 +60,8 @@ class AsPyro(PyroELBO):
             enumerated=self.enumerated,
         )
         self.estimator.refuse(terms)
-        losses = with_penalties(self.estimator.objective(terms, {}), terms).losses
+        further = frozenset(p.group for p in terms.penalties.values() if p.group)
+        losses = with_penalties(self.estimator.objective(terms, {}), terms, further).losses
         if set(losses) != {"all"}:
             raise PairError(f"SVI has one loss, but this one has {sorted(losses)}: train with ppvae.fit instead")
         return losses["all"] * terms.num_data
@@ -87,32 +90,38 @@ class PyroLoss(Estimator):
             raise UsageError(f"Pyro has no loss {name!r}{nearest(name, LOSSES)} It has: {', '.join(LOSSES)}")
         self.name, self.options = name, options
         self._losses: dict[int, Any] = {}
-        self._global: bool | None = None
+        self._seen: weakref.WeakKeyDictionary[Built, bool] = weakref.WeakKeyDictionary()
+        """Whether a pair has global latents: found on its first batch."""
 
     def _loss(self, plates: int) -> Any:
         # max_plate_nesting is said, never guessed: guessing draws random numbers on the first call.
         if plates not in self._losses:
             cls = getattr(pyro.infer, self.name)
-            known = inspect.signature(cls).parameters
             options = {"num_particles": self.particles, "max_plate_nesting": plates, "vectorize_particles": True}
             if self.name == "TraceTailAdaptive_ELBO" or self.particles == 1:
                 options["vectorize_particles"] = self.particles > 1
-            if "max_plate_nesting" not in known and not issubclass(cls, PyroELBO):
+            if not issubclass(cls, PyroELBO):  # EnergyDistance counts its plate of particles itself
                 options.pop("vectorize_particles")
-            self._losses[plates] = cls(**{**options, **self.options})
+                options["max_plate_nesting"] = plates + 1
+            if self.name == "TraceTailAdaptive_ELBO" and self.particles == 1:
+                raise UsageError("pyro:TraceTailAdaptive_ELBO needs two particles or more: write particles=10")
+            try:
+                self._losses[plates] = cls(**{**options, **self.options})
+            except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+                raise UsageError(f"pyro:{self.name} with particles={self.particles}: {error}") from error
         return self._losses[plates]
 
     def estimate(self, built: Built, batch: Mapping[str, Tensor], knobs: Knobs | None = None) -> Objective:
         inputs = built.inputs(batch)
-        terms = None
-        if self._global is None:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
+        if built not in self._seen:
+            cuda = [built.device] if built.device is not None and built.device.type == "cuda" else []
+            with torch.random.fork_rng(devices=cuda), torch.no_grad():
                 terms = built.score(batch, 1)
-            self._global = terms.has_global
             if terms.penalties:
                 raise PairError("Pyro's losses pass penalties by: use elbo for a pair that has some")
+            self._seen[built] = terms.has_global
         rows = len(next(iter(inputs.values()))) if inputs else 1
-        num_data = (built.num_data or rows) if self._global else rows
+        num_data = (built.num_data or rows) if self._seen[built] else rows
         scale = num_data / rows
         model = _scaled(_configured(built.run_model, built), scale)
         guide = _scaled(_configured(_touched(built.run_guide), built), scale)
@@ -121,7 +130,7 @@ class PyroLoss(Estimator):
         for p in parameters:
             p.grad = None
         with built.local():
-            value = self._loss(built.pair.plates).loss_and_grads(model, guide, **inputs)
+            value = _loss_and_grads(self._loss(built.pair.plates), model, guide, inputs)
         if isinstance(value, tuple):  # wake-sleep: (wake theta, wake phi)
             value = value[0]
         found = [(p, p.grad / num_data) for p in parameters if p.grad is not None]
@@ -129,7 +138,16 @@ class PyroLoss(Estimator):
             p.grad = grad
         loss = torch.as_tensor(value, dtype=torch.get_default_dtype(), device=built.device) / num_data
         loss = loss.detach().reshape(())
-        return Objective(-loss.expand(rows), {"all": with_gradients(loss, found)})
+        bound = None if self.name in NO_BOUND else -loss.expand(rows)
+        return Objective(bound, {"all": with_gradients(loss, found)})
+
+
+def _loss_and_grads(loss: Any, model: Any, guide: Any, inputs: Mapping[str, Any]) -> Any:
+    if hasattr(loss, "loss_and_grads"):
+        return loss.loss_and_grads(model, guide, **inputs)
+    value = loss(model, guide, **inputs)  # EnergyDistance is called, as SVI does with a function
+    value.backward()
+    return value.detach()
 
 
 def _configured(fn, built: Built):

@@ -1,0 +1,184 @@
+"""What the commands do and print. The options are in `cli.py`, the work is in the library."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ppvae import plots, registry, scaffold
+from ppvae.config import TrainConfig
+from ppvae.data import load as load_data, names as data_names
+from ppvae.errors import PPVAEError, UsageError
+from ppvae.evaluation import evaluate
+from ppvae.linter import check
+from ppvae.runs import Run
+from ppvae.trained import Trained, load
+from ppvae.training import fit
+
+console = Console(highlight=False)
+
+
+def list_pairs() -> None:
+    """Print every pair with its latents and reference, and the data sets."""
+    table = Table("pair", "data", "latents", "reference", title="pairs")
+    for name in registry.names():
+        pair = registry.find(name)
+        table.add_row(name, pair.data or "-", pair.latent, pair.reference)
+    console.print(table)
+    console.print(f"data sets: {', '.join(data_names)}; or an .npz file, or a folder of pictures")
+
+
+def check_pair(name: str, data: str | None, binarization: str | None, sizes: dict[str, Any], seed: int) -> int:
+    """Print the findings and the table of sites; 1 where there is an error, else 0."""
+    pair = registry.find(name)
+    what = data or pair.data
+    dataset = None if what is None else load_data(what, binarization=binarization)
+    report = check(pair, dataset, seed=seed, sizes=sizes)
+    report.render(console)
+    return 0 if report.ok else 1
+
+
+def train_pair(name: str, config: TrainConfig, resume: str | None) -> None:
+    """Train, evaluate, draw pictures, and print where everything is."""
+    started = time.monotonic()
+    run = Run.open(config.out / "latest" if resume == "latest" else resume) if resume else None
+    trained = fit(name, config=config, save=True, resume=run)
+    assert trained.run is not None
+    seconds = time.monotonic() - started
+    results = _evaluated(trained, config) if config.eval_k and trained.dataset is not None else None
+    draw_figures(trained)
+    _summary(trained, results, seconds)
+
+
+def _evaluated(trained: Trained, config: TrainConfig) -> dict[str, Any] | None:
+    assert trained.dataset is not None
+    split = "test" if trained.dataset.test is not None and len(trained.dataset.test) else "train"
+    results = evaluate(trained.built, trained.dataset, k=config.eval_k, n=config.eval_n, split=split)
+    assert trained.run is not None
+    trained.run.write_json("evaluation.json", results)
+    return results
+
+
+def evaluate_run(
+    path: Path, *, k: int, n: int, split: str, seed: int, pair: str | None, device: str
+) -> None:
+    """Score a run and write its evaluation.json."""
+    trained = load(_run_path(path), pair=pair, device=device)
+    if trained.dataset is None:
+        raise UsageError(f"pair {trained.pair.name!r} has no data: there is nothing to evaluate it on")
+    results = evaluate(trained.built, trained.dataset, k=k, n=n, split=split, seed=seed)
+    assert trained.run is not None
+    trained.run.write_json("evaluation.json", results)
+    console.print(results_table(trained, results))
+    console.print(f"written: {trained.run.path / 'evaluation.json'}", soft_wrap=True)
+
+
+def sample_run(path: Path, *, n: int, seed: int, pair: str | None, device: str) -> None:
+    """Draw grids of samples and reconstructions into the run's figures folder."""
+    if n < 1:
+        raise UsageError(f"n={n}: draw at least 1 sample")
+    trained = load(_run_path(path), pair=pair, device=device)
+    for written in draw_figures(trained, n=n, seed=seed):
+        console.print(f"written: {written}", soft_wrap=True)
+
+
+def new_pair(name: str, folder: Path) -> None:
+    """Write the files of a pair to start from and say what to do with them."""
+    written = scaffold.new(name, folder)
+    for path in written:
+        console.print(f"written: {path}", soft_wrap=True)
+    for line in scaffold.next_steps(name, folder):
+        console.print(line, soft_wrap=True)
+
+
+def _run_path(path: Path) -> Path:
+    """`latest` alone means the newest run under the default folder."""
+    return TrainConfig().out / "latest" if str(path) == "latest" and not path.exists() else path
+
+
+@torch.no_grad()
+def draw_figures(trained: Trained, n: int = 64, seed: int = 0) -> list[Path]:
+    """Samples, reconstructions and curves as PNG; pictures as grids, vectors as scatter plots of two dimensions."""
+    assert trained.run is not None
+    folder = trained.run.path / "figures"
+    folder.mkdir(exist_ok=True)
+    written = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        written += _sample_figures(trained, folder, n)
+    if trained.history:
+        written.append(plots.curves(trained.history, folder / "curves.png"))
+    return written
+
+
+def _sample_figures(trained: Trained, folder: Path, n: int) -> list[Path]:
+    dataset, pair = trained.dataset, trained.pair
+    if dataset is None or not pair.observed:
+        return []
+    field = pair.observed[0]
+    split = dataset.test if dataset.test is not None and len(dataset.test) else dataset.train
+    order = torch.randperm(len(split))[: min(n, len(split))]
+    batch = split.batch(order)
+    conditions = {name: batch[name] for name in pair.conditions}
+    rows = len(order) if conditions else n
+    pictures = len(dataset.shapes[field]) == 3 and dataset.shapes[field][0] in (1, 3)
+    written = []
+    try:
+        samples = trained.generate(rows, mean=pictures, **conditions).cpu()
+    except (PPVAEError, TypeError) as error:
+        console.print(f"no samples: the model cannot draw ({error})", style="yellow")
+    else:
+        path = folder / "samples.png"
+        if pictures:
+            written.append(plots.image_grid(samples, path, title="p(x | z) for z ~ p(z)"))
+        else:
+            written.append(plots.pairs_scatter(batch[field].flatten(1), samples.flatten(1), path))
+    reconstructed = trained.reconstruct(**batch).cpu()
+    path = folder / "reconstructions.png"
+    if pictures:
+        written.append(plots.reconstruction_grid(batch[field][:32], reconstructed[:32], path))
+    else:
+        written.append(plots.pairs_scatter(batch[field].flatten(1), reconstructed.flatten(1), path))
+    return written
+
+
+def results_table(trained: Trained, results: dict[str, Any]) -> Table:
+    """What evaluation.json says, with units."""
+    table = Table("quantity", "value", "unit", title=f"{trained.pair.name} on {results['data']} ({results['split']})")
+    k, n = results["k"], results["n"]
+    rows = [
+        ("elbo", "elbo", f"nats per datum, {results['n_elbo']} data"),
+        ("log p(x)", "log_likelihood", f"nats per datum, K = {k}, {n} data"),
+        ("bits per dimension", "bits_per_dim", f"bits, K = {k}, {n} data"),
+        ("rate", "rate", "nats per datum"),
+        ("distortion", "distortion", "nats per datum"),
+        ("active units", "active_units", "latent dimensions"),
+    ]
+    for label, key, unit in rows:
+        value, error = results[key], results.get(f"{key}_stderr")
+        if value is None:
+            table.add_row(label, "-", results["reasons"].get(key, ""))
+        elif isinstance(value, int):
+            table.add_row(label, str(value), unit)
+        else:
+            digits = 4 if key == "bits_per_dim" else 2
+            table.add_row(label, f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else ""), unit)
+    return table
+
+
+def _summary(trained: Trained, results: dict[str, Any] | None, seconds: float) -> None:
+    assert trained.run is not None
+    if results is not None:
+        console.print(results_table(trained, results))
+    took = f"{trained.step} steps in {seconds:.0f} s"
+    if results is not None:
+        took += f", evaluated in {results['seconds']:.0f} s (± is the standard error of the mean)"
+    console.print(took)
+    for path in [*sorted((trained.run.path / "figures").glob("*.png")), trained.run.path / "evaluation.json"]:
+        if path.exists():
+            console.print(f"written: {path}", soft_wrap=True)

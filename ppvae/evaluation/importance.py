@@ -1,0 +1,49 @@
+"""log p(x) by importance sampling from the guide, in chunks that fit memory."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ppvae.build import Built
+from ppvae.errors import PairError
+from ppvae.estimators.base import weights_obstacle
+from ppvae.shapes import Float
+
+CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**27}
+"""Numbers of the batch's fields that one chunk may hold over its particles and data: on a CPU small enough to stay near the
+caches (8 MiB in float32), on a GPU large enough to fill it, with room for the nets' activations in both."""
+
+
+def log_likelihood(built: Built, batch: dict[str, Tensor], k: int) -> Float[Tensor, " B"]:
+    """log (1/K) sum_k p(x, z_k) / q(z_k | x) of each datum, in nats; a lower bound in expectation, tight as K grows.
+
+    Call inside `evaluating(built, seed)`. Weights are accumulated by a streaming logsumexp over chunks of particles.
+
+    Raises:
+        PairError: the pair's weights are not one number per datum and draw (global latents, scales).
+    """
+    rows = max((len(v) for v in batch.values()), default=1)
+    numel = max(1, sum(v.numel() for v in batch.values()) // rows)
+    budget = CHUNK_ELEMENTS["cuda" if built.device is not None and built.device.type == "cuda" else "cpu"]
+    at_once = max(1, min(rows, budget // numel))
+    particles = max(1, min(k, budget // (numel * at_once)))
+    parts = [{name: v[i : i + at_once] for name, v in batch.items()} for i in range(0, rows, at_once)]
+    return torch.cat([_streamed(built, part, k, particles) for part in parts])
+
+
+def _streamed(built: Built, batch: dict[str, Tensor], k: int, chunk: int) -> Tensor:
+    total: Tensor | None = None
+    done = 0
+    while done < k:
+        terms = built.score(batch, min(chunk, k - done))
+        obstacle = weights_obstacle(terms)
+        if obstacle:
+            raise PairError(f"importance sampling {obstacle}")
+        part = terms.log_weight.logsumexp(0)
+        total = part if total is None else torch.logaddexp(total, part)
+        done += terms.particles
+    assert total is not None
+    return total - math.log(k)

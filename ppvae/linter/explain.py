@@ -1,0 +1,326 @@
+"""From an exception in a user's model or guide to a finding: what went wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppvae.errors import PairError
+from ppvae.linter.places import NOWHERE, Place
+from ppvae.linter.record import Record, Run
+from ppvae.linter.subject import Subject, rows
+from ppvae.terms import DATA_PLATE
+
+_DTYPES = (
+    r"same dtype",
+    r"expected scalar type",
+    r"Input type .* and bias type",
+    r"Input type .* and weight type",
+    r"result type .* can't be cast",
+    r"not implemented for '(Long|Int|Bool|Byte|Char)'",
+    r"Only Tensors of floating point",
+    r"to be a floating",
+)
+_SHAPES = (
+    r"shapes cannot be multiplied",
+    r"must match the size of tensor",
+    r"size mismatch",
+    r"is invalid for input of size",
+    r"Expected .*D .*input",
+    r"expected input.* to have",
+    r"normalized_shape",
+    r"not broadcastable",
+    r"expanded size of the tensor",
+    r"Dimension out of range",
+    r"Sizes of tensors must match",
+    r"running_mean should contain",
+)
+PARTICLE_FIX = (
+    "let the nets take leading dims (flatten(-1) and Linear rather than view(B, -1) or flatten(1)), "
+    "or declare Pair(vectorize=False)"
+)
+
+
+def explain(subject: Subject, run: Run, inputs: dict[str, Any], phase: str = "plain") -> None:
+    """Add the one finding that explains why `run` failed; `phase` says what was tried.
+
+    phase: plain, rows (another batch size), particles, replay (the model at the guide's draws), sample, score.
+    """
+    error = run.error
+    assert error is not None
+    last = run.records[-1] if run.records else None
+    text = _first_line(error)
+    where = run.place
+    if where.file is None and last is not None:
+        where = last.place
+    if phase != "particles" and _duplicate(subject, run):
+        return
+    if phase != "sample" and _plate_size(subject, run, rows(inputs)):
+        return
+    if phase == "particles":
+        subject.error(
+            "particles",
+            f"the {run.role} fails with several particles at once, {type(error).__name__}: {text}",
+            where,
+            PARTICLE_FIX,
+        )
+    elif phase == "sample":
+        _sampling(subject, text, type(error).__name__, where)
+    elif isinstance(error, PairError):
+        _refused(subject, run, text, where)
+    elif (
+        _plate_mismatch(subject, run, text)
+        or _constraint(subject, run, text, where)
+        or _argument(subject, run, error, text, where, inputs)
+    ):
+        pass
+    elif any(re.search(pattern, text) for pattern in _DTYPES):
+        subject.error(
+            "dtype", f"the {run.role} mixes types ({_dtypes(subject, inputs)}): {text}", where, _cast(inputs)
+        )
+    elif phase == "rows":
+        subject.error(
+            "batch-size",
+            f"the {run.role} fails on a batch of {rows(inputs)} data, {type(error).__name__}: {text}",
+            where,
+            "read the number of rows off the data: rows = n if x is None else len(x)",
+        )
+    elif any(re.search(pattern, text) for pattern in _SHAPES):
+        draws = phase == "replay"
+        subject.error(
+            "shape",
+            f"shapes do not fit in the {run.role}{' at the draws of the guide' if draws else ''}: {text} "
+            f"(data: {_shapes(inputs)})",
+            where,
+            "check the sizes of the nets against the event shapes"
+            + (
+                "; the guide's latent must have the shape of the model's"
+                if draws
+                else "; flatten x where a net needs it"
+            ),
+        )
+    elif isinstance(error, AttributeError) and "before Module.__init__" in text:
+        subject.error(
+            "exception", f"the {run.role}'s class: {text}", where, "call super().__init__() first in __init__"
+        )
+    elif "NoneType" in text:
+        subject.error(
+            "none-input",
+            f"the {run.role} uses an argument that is None here, {type(error).__name__}: {text}",
+            where,
+            "handle the argument that is None, or declare the field in Pair(observed=) or Pair(conditions=)",
+        )
+    else:
+        subject.error(
+            "exception",
+            f"the {run.role} raises {type(error).__name__}: {text}",
+            where,
+            "make it run on one batch: " + _shapes(inputs),
+        )
+
+
+def duplicates(subject: Subject, run: Run) -> None:
+    """One name for two statements of one program."""
+    seen: dict[str, Record] = {}
+    for record in run.of("sample", "factor", "deterministic", "plate", "param"):
+        first = seen.setdefault(record.name, record)
+        if first is record or (first.kind == record.kind == "param"):
+            continue
+        if first.message is record.message:
+            continue
+        kinds = {first.kind, record.kind}
+        line = f"line {first.place.line}"
+        if kinds == {"plate"}:
+            subject.error(
+                "duplicate-plate",
+                f"the plate {record.name!r} is made twice in the {run.role}, first at {line}",
+                record.place,
+                f"make it once, data = pyro.plate({record.name!r}, rows, dim=-1), and enter it with `with data:` twice",
+                record.name,
+            )
+        elif "plate" in kinds:
+            subject.error(
+                "site-plate-name",
+                f"{record.name!r} names both a plate and a site in the {run.role} (see {line})",
+                record.place,
+                "give the site another name",
+                record.name,
+            )
+        elif "param" in kinds:
+            subject.error(
+                "site-param-name",
+                f"{record.name!r} names both a parameter and a site in the {run.role} (see {line})",
+                record.place,
+                "give one of them another name",
+                record.name,
+            )
+        else:
+            subject.error(
+                "duplicate-site",
+                f"two sites of the {run.role} are called {record.name!r}, the first at {line}",
+                record.place,
+                "give each site a name of its own, such as f'z{i}' in a loop",
+                record.name,
+            )
+
+
+def plate_size(subject: Subject, record: Record, count: int) -> bool:
+    """Whether the data plate `record` has another size than the batch; if so, it is reported."""
+    size, drawn = record.message["fn"].size, record.message["fn"].subsample_size
+    drawn = len(record.value) if isinstance(record.value, Tensor) else size if drawn is None else drawn
+    if record.name != DATA_PLATE or count == 0:
+        return False
+    if drawn != size:
+        whole = drawn == count
+        subject.add(
+            "warning" if whole else "error",
+            "subsample",
+            f"the plate 'data' of the {record.role} is subsampled, {drawn} of {size}"
+            + ("" if whole else f", while the batch has {count} data"),
+            record.place,
+            'write pyro.plate("data", len(x), dim=-1): batches and the scale N / B are the library\'s',
+            DATA_PLATE,
+        )
+        return not whole
+    if size == count:
+        return False
+    subject.error(
+        "plate-size",
+        f"the plate 'data' of the {record.role} has {size} rows, the batch {count}",
+        record.place,
+        'read the size off the data: pyro.plate("data", n if x is None else len(x), dim=-1)',
+        DATA_PLATE,
+    )
+    return True
+
+
+def _duplicate(subject: Subject, run: Run) -> bool:
+    before = len(subject.report.findings)
+    # A run through `score` holds the guide's and the model's records: names rightly come twice.
+    if run.role != "score":
+        duplicates(subject, run)
+    return len(subject.report.findings) > before
+
+
+def _plate_size(subject: Subject, run: Run, count: int) -> bool:
+    found = [plate_size(subject, record, count) for record in run.of("plate")]
+    return any(found)
+
+
+def _plate_mismatch(subject: Subject, run: Run, text: str) -> bool:
+    found = re.search(r"Shape mismatch inside plate\('(.+)'\) at site (.+) dim (-\d+), (\d+) vs (\d+)", text)
+    if not found:
+        return False
+    plate, site, dim, size, other = found.groups()
+    record = next((r for r in reversed(run.records) if r.name == site), None)
+    shape = tuple(record.message["fn"].batch_shape) if record is not None else ()
+    subject.error(
+        "to-event",
+        f"site {site!r} of the {run.role} has batch_shape {shape}, so that its dim {dim} of size {other} "
+        f"lies in the plate {plate!r} of size {size}",
+        record.place if record is not None else NOWHERE,
+        f"make what belongs to one datum an event, .to_event({max(1, len(shape) - 1)}), or give x and the "
+        "distribution the same rows",
+        site,
+    )
+    return True
+
+
+def _constraint(subject: Subject, run: Run, text: str, where: Place) -> bool:
+    found = re.search(
+        r"Expected parameter (\w+) .*of distribution (\w+).*satisfy the constraint (.+?),? but found", text
+    )
+    if not found:
+        return False
+    name, distribution, constraint = found.groups()
+    if "nan" in str(run.error):
+        subject.error(
+            "nonfinite",
+            f"{name} of the {distribution} in the {run.role} is nan",
+            where,
+            "look for log of 0, division by 0 or an exploding exp in what computes it; are the data finite?",
+        )
+        return True
+    fixes = {
+        "GreaterThan(lower_bound=0.0)": "softplus(...) or exp(...)",
+        "Interval(lower_bound=0.0, upper_bound=1.0)": "torch.sigmoid(...), or pass logits= instead of probs=",
+        "Simplex()": "softmax(-1), or pass logits= instead of probs=",
+    }
+    subject.error(
+        "constraint",
+        f"{name} of the {distribution} in the {run.role} violates {constraint}",
+        where,
+        f"pass it through {fixes.get(constraint, 'a transform into the constraint, see torch.distributions.transform_to')}",
+    )
+    return True
+
+
+def _argument(subject: Subject, run: Run, error: Exception, text: str, where: Place, inputs) -> bool:
+    missing = isinstance(error, TypeError) and re.search(r"missing \d+ required .*arguments?: (.+)", text)
+    if not missing:
+        return False
+    subject.error(
+        "argument",
+        f"the {run.role} needs {missing.group(1)}, which is no field of the data ({', '.join(inputs) or 'none given'})",
+        where if where.file else NOWHERE,
+        "name the arguments as the fields are named, or give them a default",
+    )
+    return True
+
+
+def _refused(subject: Subject, run: Run, text: str, where: Place) -> None:
+    """A line of the library's own: it names the site, whose place is known here."""
+    named = re.search(r"(?:site|latent) '([^']+)'", text)
+    if named:
+        record = next((r for r in reversed(run.records) if r.name == named.group(1)), None)
+        where = record.place if record is not None else where
+    message, _, fix = text.rpartition(": ") if ": " in text else (text, "", "")
+    subject.error("refused", message, where, fix, named.group(1) if named else None)
+
+
+def _sampling(subject: Subject, text: str, kind: str, where: Place) -> None:
+    none = "NoneType" in text
+    subject.error(
+        "cannot-sample",
+        f"the model cannot be sampled, {'x=None is not handled' if none else kind}: {text}",
+        where,
+        "draw what is not given: rows = n if x is None else len(x), and obs=x, which is drawn when x is None",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"key {error} not found"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def parameter_dtype(subject: Subject) -> torch.dtype | None:
+    return next((p.dtype for p in subject.built.parameters() if p.is_floating_point()), None)
+
+
+def _dtypes(subject: Subject, inputs) -> str:
+    parts = [f"{n} is {_short(v.dtype)}" for n, v in inputs.items() if isinstance(v, Tensor)]
+    known = parameter_dtype(subject)
+    return ", ".join([*parts, *([f"parameters are {_short(known)}"] if known else [])])
+
+
+def _cast(inputs) -> str:
+    double = [n for n, v in inputs.items() if isinstance(v, Tensor) and v.dtype == torch.float64]
+    if double:
+        return f"give {double[0]} as float32 ({double[0]}.float()), or build the modules in float64"
+    whole = [n for n, v in inputs.items() if isinstance(v, Tensor) and not v.is_floating_point()]
+    if whole:
+        return f"convert {whole[0]} before a net takes it ({whole[0]}.float(), or one_hot for classes)"
+    return "make both sides one type, .float()"
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _shapes(inputs) -> str:
+    return ", ".join(f"{n} {tuple(v.shape)}" for n, v in inputs.items() if isinstance(v, Tensor)) or "no data"

@@ -1,0 +1,252 @@
+"""Parameters that are not registered, that no loss reaches, or whose gradient is no number."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppvae.linter import places
+from ppvae.linter.explain import explain
+from ppvae.linter.places import NOWHERE, Place
+from ppvae.linter.subject import Subject
+from ppvae.terms import Terms
+
+
+def check(subject: Subject) -> None:
+    """Compare the parameters that are registered with those that the terms depend on."""
+    draws = [_terms(subject, shift) for shift in range(3)]
+    if any(terms is None for terms in draws):
+        return
+    reached = {id(leaf): leaf for terms in draws if terms is not None for leaf in _leaves(_roots(terms))}
+    built = subject.built
+    named = {name: p for name, p in built.named_parameters(remove_duplicate=False)}
+    registered = {id(p) for p in named.values()}
+    _hidden(subject, [leaf for key, leaf in reached.items() if key not in registered])
+    copies = _copies(subject)
+    for name, parameter in built.named_parameters():
+        if parameter.requires_grad and id(parameter) not in reached and name not in copies:
+            where, shown = _place(subject, name)
+            subject.error(
+                "no-gradient",
+                f"parameter {shown!r} reaches neither the terms nor a penalty, so it is never trained",
+                where,
+                "use it (is a .detach() or torch.no_grad() in the way?), delete it, or freeze it with requires_grad_(False)",
+                shown,
+            )
+    if subject.report.ok:
+        _gradients(subject, [terms for terms in draws if terms is not None])
+
+
+def _terms(subject: Subject, shift: int) -> Terms | None:
+    vectorize = subject.built.vectorize
+    terms, run = subject.score(subject.inputs, None, 1, subject.seed + shift, vectorize)
+    if terms is None:
+        explain(subject, run, subject.inputs, "score")
+    return terms
+
+
+def _roots(terms: Terms) -> list[Tensor]:
+    tensors = [t for site in terms.sites.values() for t in (site.log_p, site.log_q) if t is not None]
+    return [t for t in [*tensors, *(p.value for p in terms.penalties.values())] if t.requires_grad]
+
+
+def _leaves(roots: Iterable[Tensor]) -> list[Tensor]:
+    """The leaf tensors that a backward pass from the roots would reach."""
+    roots = list(roots)
+    leaves = [root for root in roots if root.grad_fn is None]
+    stack: list[Any] = [root.grad_fn for root in roots if root.grad_fn is not None]
+    seen = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        stack.extend(parent for parent, _ in node.next_functions)
+    return leaves
+
+
+def _copies(subject: Subject) -> set[str]:
+    """Entries that `pyro.module` makes for parameters which their own module holds already."""
+    own = {id(p) for name, p in subject.built.named_parameters() if not name.startswith("params.")}
+    copies = set()
+    for record in [*subject.model.of("param"), *subject.guide.of("param")]:
+        arguments = record.message["args"]
+        if record.bare and len(arguments) > 1 and "$$$" in record.name and id(arguments[1]) in own:
+            copies.add("params." + record.name.replace(".", "/"))
+    return copies
+
+
+def _place(subject: Subject, name: str) -> tuple[Place, str]:
+    root, _, rest = name.partition(".")
+    if root == "params":
+        shown = rest.replace("/", ".")
+        records = [*subject.model.of("param"), *subject.guide.of("param")]
+        return next((r.place for r in records if r.name == shown), NOWHERE), shown
+    return places.of_parameter(subject.built, name), name
+
+
+def _hidden(subject: Subject, leaves: list[Tensor]) -> None:
+    said: set[tuple[Any, ...]] = set()
+    for leaf in leaves:
+        found = None
+        for role in ("guide", "model"):
+            found = found or _find(subject.part(role), leaf, role)
+        if found is None:
+            shown, place, fix = (
+                "a tensor",
+                places.of_object(subject.part("model")),
+                "make it an nn.Parameter of the class",
+            )
+            group: tuple[Any, ...] = ("?",)
+        else:
+            shown, owner, attribute, kind = found
+            group = (id(owner), attribute)
+            if isinstance(owner, types.FunctionType):
+                place = places.of_name(owner, attribute)
+                fix = "write the model or guide as a class that owns it, class Model(PyroModule), and pass the class"
+            else:
+                place = places.of_attribute(owner, attribute)
+                fix = {
+                    "list": f"keep it in nn.ModuleList or nn.ParameterList: self.{attribute} = nn.ModuleList([...])",
+                    "dict": f"keep it in nn.ModuleDict or nn.ParameterDict: self.{attribute} = nn.ModuleDict(...)",
+                }.get(
+                    kind,
+                    f"make it an nn.Parameter: self.{attribute} = nn.Parameter(...)"
+                    if isinstance(owner, nn.Module)
+                    else f"derive {type(owner).__name__} from PyroModule or nn.Module",
+                )
+        if group in said:
+            continue
+        said.add(group)
+        subject.error(
+            "unregistered",
+            f"{shown}, of shape {tuple(leaf.shape)}, needs a gradient but is no registered parameter: no optimizer sees it",
+            place,
+            fix,
+            shown,
+        )
+
+
+def _find(root: Any, leaf: Tensor, name: str) -> tuple[str, Any, str, str] | None:
+    """(path, owner, its attribute, list | dict | other): breadth first, so that the shortest path is named."""
+    queue: list[tuple[Any, str, Any, str, str, int]] = [(root, name, root, "", "other", 0)]
+    seen: set[int] = set()
+    while queue:
+        thing, path, owner, attribute, kind, depth = queue.pop(0)
+        if thing is leaf:
+            return path, owner, attribute, kind
+        if id(thing) in seen or depth > 8 or isinstance(thing, Tensor | str | int | float | types.ModuleType):
+            continue
+        seen.add(id(thing))
+        for part, step, key in _members(thing):
+            if isinstance(thing, list | tuple | Mapping):
+                # The attribute that holds the container is the one to change.
+                inner = "dict" if isinstance(thing, Mapping) else "list"
+                queue.append(
+                    (part, path + step, owner, attribute, inner if kind == "other" else kind, depth + 1)
+                )
+            elif isinstance(thing, nn.Module) and not places.is_users(_file(thing)):
+                queue.append((part, path + step, owner, attribute, kind, depth + 1))
+            else:
+                queue.append((part, path + step, thing, key, "other", depth + 1))
+    return None
+
+
+def _file(thing: Any) -> str:
+    return places.of_object(type(thing)).file or "<unknown>"
+
+
+def _members(thing: Any) -> list[tuple[Any, str, str]]:
+    if isinstance(thing, types.MethodType):
+        return [(thing.__self__, "", "")]
+    if isinstance(thing, types.FunctionType):
+        cells = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=False)
+        enclosed = [(name, cell.cell_contents) for name, cell in cells if _filled(cell)]
+        loaded = [
+            (name, thing.__globals__[name]) for name in thing.__code__.co_names if name in thing.__globals__
+        ]
+        return [
+            (value, f": {name}", name) for name, value in [*enclosed, *loaded] if not isinstance(value, type)
+        ]
+    if isinstance(thing, Mapping):
+        return [(value, f"[{key!r}]", str(key)) for key, value in thing.items()]
+    if isinstance(thing, list | tuple):
+        return [(value, f"[{i}]", str(i)) for i, value in enumerate(thing)]
+    if isinstance(thing, nn.Module):
+        held = {**thing._parameters, **thing._buffers, **thing._modules}
+        own = {k: v for k, v in vars(thing).items() if k not in ("_parameters", "_buffers", "_modules")}
+        return [(value, f".{key}", key) for key, value in {**held, **own}.items()]
+    return [(value, f".{key}", key) for key, value in getattr(thing, "__dict__", {}).items()]
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _gradients(subject: Subject, draws: list[Terms]) -> None:
+    named = {name: p for name, p in subject.built.named_parameters() if p.requires_grad}
+    largest = dict.fromkeys(named, 0.0)
+    for terms in draws:
+        for name, grad in _gradient(terms, named).items():
+            if not bool(grad.isfinite().all()):
+                where, shown = _place(subject, name)
+                subject.error(
+                    "nonfinite",
+                    f"the gradient of parameter {shown!r} is nan or inf at initialization",
+                    where,
+                    "look for sqrt or norm at 0, log of 0, and torch.where that hides a nan; add a small constant inside",
+                    shown,
+                )
+                return
+            largest[name] = max(largest[name], float(grad.abs().max()) if grad.numel() else 1.0)
+    silent = [name for name, size in largest.items() if size == 0.0 and name not in _copies(subject)]
+    if silent:
+        _still_silent(subject, silent, named)
+
+
+def _gradient(terms: Terms, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    loss = -terms.log_weight.mean() - terms.log_global.mean() / terms.num_data
+    for site in terms.sites.values():
+        if site.how == "score" and site.log_q is not None:
+            loss = loss + site.log_q.mean()
+    for penalty in terms.penalties.values():
+        loss = loss + penalty.value
+    if not loss.requires_grad or not named:
+        return {}
+    grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
+    return {name: grad for name, grad in zip(named, grads, strict=True) if grad is not None}
+
+
+def _still_silent(subject: Subject, silent: list[str], named: Mapping[str, Tensor]) -> None:
+    """Zero at initialization may be a zero-initialized gate: look once more a little away from it."""
+    saved = {name: p.detach().clone() for name, p in named.items()}
+    try:
+        with torch.no_grad():
+            for parameter in named.values():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        terms, _ = subject.score(subject.inputs, None, 1, subject.seed + 7, subject.built.vectorize)
+        grads = _gradient(terms, named) if terms is not None else {}
+    finally:
+        with torch.no_grad():
+            for name, parameter in named.items():
+                parameter.copy_(saved[name])
+    for name in silent:
+        if name in grads and not bool(grads[name].any()):
+            where, shown = _place(subject, name)
+            subject.warn(
+                "zero-gradient",
+                f"the gradient of parameter {shown!r} is zero at every datum",
+                where,
+                "check that what it feeds matters: a dead relu, a round(), or a term that cancels",
+                shown,
+            )

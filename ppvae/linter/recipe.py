@@ -1,0 +1,178 @@
+"""Before anything runs: the Pair itself, its constructors, and the names of its arguments."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, get_args
+
+from torch import nn
+
+from ppvae.build import build
+from ppvae.errors import PPVAEError, nearest
+from ppvae.linter import places
+from ppvae.linter.subject import Subject
+from ppvae.pair import Handling
+
+
+def parts(subject: Subject) -> None:
+    """Model and guide are classes or functions, and the words of the Pair exist."""
+    pair = subject.pair
+    for role, part in (("model", pair.model), ("guide", pair.guide)):
+        where = places.of_pair(pair, role)
+        if isinstance(part, nn.Module):
+            name = type(part).__name__
+            subject.error(
+                "instance",
+                f"Pair({role}=) is an instance of {name}: two fits would share its weights",
+                where,
+                f"pass the class, Pair({role}={name}); sizes go into Pair(sizes=)",
+            )
+        elif part is not None and not callable(part):
+            subject.error(
+                "instance", f"Pair({role}=) is a {type(part).__name__}", where, "pass a class or a function"
+            )
+    for field in ("observed", "conditions"):
+        if isinstance(getattr(pair, field), str):
+            value = getattr(pair, field)
+            subject.error(
+                "names",
+                f"Pair({field}={value!r}) is a string, not a tuple of names",
+                places.of_pair(pair, field),
+                f"write {field}=({value!r},)",
+            )
+    for site, how in pair.discrete.items():
+        if how not in get_args(Handling):
+            subject.error(
+                "handling",
+                f"Pair(discrete=) handles {site!r} by {how!r}{nearest(str(how), get_args(Handling))}",
+                places.of_pair(pair, "discrete"),
+                "use 'enumerate', 'score' or 'reparameterized'",
+                site,
+            )
+    if pair.plates < 1:
+        where = places.of_pair(pair, "plates")
+        subject.error(
+            "plates", f"plates={pair.plates}: the data plate counts as one", where, "plates=1 or more"
+        )
+
+
+def construct(subject: Subject, sizes: dict[str, Any]) -> None:
+    """Make the modules, unless they were given."""
+    if subject.built is not None:
+        return
+    try:
+        subject.built = build(subject.pair, subject.data, seed=subject.seed, **sizes)
+    except PPVAEError as error:
+        message, _, fix = str(error).rpartition(": ")
+        role = "guide" if "guide" in message else "model"
+        subject.error("constructor", message or str(error), places.of_pair(subject.pair, role), fix)
+    except Exception as error:
+        where = places.of_exception(error, construct.__code__)
+        if where.file is None:
+            where = places.of_object(subject.pair.guide or subject.pair.model)
+        text = str(error).splitlines()[0] if str(error) else ""
+        fix = "make the class with the sizes that the data and Pair(sizes=) give"
+        if "before Module.__init__" in text:
+            fix = "call super().__init__() first in __init__"
+        elif "missing" in text and "argument" in text:
+            fix = "give the argument a default, or put it into Pair(sizes=)"
+        elif "has no attribute" in text:
+            fix = "the guide's constructor gets the built model: read only attributes that the model has"
+        subject.error("constructor", f"the constructor raises {type(error).__name__}: {text}", where, fix)
+
+
+def groups(subject: Subject) -> None:
+    """Each path of Pair(groups=) leads to parameters."""
+    names = [name for name, p in subject.built.named_parameters() if p.requires_grad]
+    for group, paths in subject.pair.groups.items():
+        for path in (paths,) if isinstance(paths, str) else paths:
+            if not any(name == path or name.startswith(path + ".") for name in names):
+                prefixes = {name.rsplit(".", i)[0] for name in names for i in range(name.count(".") + 1)}
+                subject.error(
+                    "groups",
+                    f"Pair(groups=) gives {group!r} the path {path!r}, where no trainable parameter lies"
+                    f"{nearest(path, sorted(prefixes))}",
+                    places.of_pair(subject.pair, "groups"),
+                    "give an attribute path that begins with model. or guide., such as 'model.critic'",
+                    path,
+                )
+        if isinstance(paths, str):
+            subject.error(
+                "groups",
+                f"Pair(groups=) gives {group!r} a string, not a tuple of paths",
+                places.of_pair(subject.pair, "groups"),
+                f"write {{{group!r}: ({paths!r},)}}",
+                group,
+            )
+
+
+def fields(subject: Subject) -> None:
+    """The data hold what the pair declares, and the arguments are named as the fields are."""
+    pair, pool = subject.pair, subject.pool
+    for role, declared in (("observed", pair.observed), ("conditions", pair.conditions)):
+        for name in declared:
+            if name not in pool:
+                what = "observed field" if role == "observed" else "condition"
+                subject.error(
+                    "missing-field",
+                    f"{what} {name!r} is missing from the data, which have: {', '.join(pool) or 'nothing'}"
+                    f"{nearest(name, pool)}",
+                    places.of_pair(pair, role),
+                    f"add {name!r} to the data, or take it out of Pair({role}=)",
+                    name,
+                )
+    if not subject.report.ok:
+        return
+    taken = {role: _arguments(subject.part(role)) for role in ("model", "guide")}
+    for role in ("model", "guide"):
+        arguments = taken[role]
+        if arguments is None:
+            continue
+        strange = [name for name in arguments if name not in pool and name not in ("n", "self", "model")]
+        needed = [name for name in strange if arguments[name].default is inspect.Parameter.empty]
+        lacking = [name for name in pair.observed if name not in arguments] if role == "model" else []
+        if role == "guide" and needed:
+            lacking = [name for name in pair.observed if name not in arguments] or list(pool)
+        if lacking and (strange or needed):
+            old = (needed or strange)[0]
+            subject.error(
+                "argument",
+                f"the {role} takes {old!r}, which is no field of the data ({', '.join(pool)})",
+                places.of_forward(subject.part(role)),
+                f"rename the argument {old!r} to {lacking[0]!r}: fields are passed by name",
+                old,
+            )
+        elif lacking:
+            subject.error(
+                "argument",
+                f"the model takes no argument {lacking[0]!r}, an observed field of the pair",
+                places.of_forward(subject.part(role)),
+                f"add it, model({lacking[0]}=None, ...), or take it out of Pair(observed=)",
+                lacking[0],
+            )
+        elif needed:
+            subject.error(
+                "argument",
+                f"the {role} needs {needed[0]!r}, which is no field of the data ({', '.join(pool) or 'none'})"
+                f"{nearest(needed[0], pool)}",
+                places.of_forward(subject.part(role)),
+                "name it as the field is named, or give it a default",
+                needed[0],
+            )
+    for name in pair.conditions:
+        if all(arguments is not None and name not in arguments for arguments in taken.values()):
+            subject.error(
+                "argument",
+                f"neither model nor guide takes the condition {name!r}",
+                places.of_forward(subject.part("model")),
+                f"add the argument {name!r}, or take it out of Pair(conditions=)",
+                name,
+            )
+
+
+def _arguments(part: Any) -> dict[str, inspect.Parameter] | None:
+    """What a model or guide takes by name; None when it takes anything."""
+    found = inspect.signature(part.forward if isinstance(part, nn.Module) else part).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in found.values()):
+        return None
+    return {name: p for name, p in found.items() if p.kind is not p.VAR_POSITIONAL}

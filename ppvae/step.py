@@ -1,0 +1,138 @@
+"""One training step: score -> objective -> gradients -> the optimizer of each group.
+
+Nothing in here asks the device for a number: what is logged stays on the device until somebody reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ppvae.build import Built
+from ppvae.config import TrainConfig
+from ppvae.errors import PairError, UsageError
+from ppvae.estimators.base import Estimator
+from ppvae.estimators.loss import group_gradients
+
+
+def make_optimizer(name: str, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """A torch optimizer by name; Adam and its kin in one fused kernel, which also reads no step count back."""
+    options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+    if name in ("adam", "adamw"):
+        return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](parameters, fused=True, **options)
+    if name == "sgd":
+        return torch.optim.SGD(parameters, momentum=0.9, **options)
+    return {"adamax": torch.optim.Adamax, "rmsprop": torch.optim.RMSprop}[name](parameters, **options)
+
+
+class EagerStep:
+    """The step in plain eager torch; the first batch runs with Pyro's validation on."""
+
+    def __init__(self, built: Built, estimator: Estimator, config: TrainConfig):
+        self.built, self.estimator, self.config = built, estimator, config
+        self.groups = {name: list(members.values()) for name, members in built.groups().items()}
+        own = [p for p in estimator.parameters() if p.requires_grad]
+        if own:
+            self.groups["estimator"] = own
+        if not self.groups:
+            raise PairError("the pair has no trainable parameter: give the model or the guide some")
+        for name in config.lr_groups:
+            if name not in self.groups:
+                raise UsageError(f"lr_groups names {name!r}, but the groups are {', '.join(self.groups)}")
+        self.optimizers = {
+            name: make_optimizer(config.optimizer, members, self._lr(name), config.weight_decay)
+            for name, members in self.groups.items()
+        }
+        self.validated = False
+
+    def _lr(self, group: str) -> float:
+        return self.config.lr_groups.get(group, self.config.lr)
+
+    def __call__(self, batch: Mapping[str, Tensor], knobs: Mapping[str, Tensor], lr_factor: float = 1.0):
+        """One step of every optimizer; returns scalars on the device: loss, elbo, rate, distortion, ..."""
+        with pyro.validation_enabled(not self.validated):
+            objective = self.estimator.estimate(self.built, batch, knobs)
+            found = group_gradients(objective, self.built, self.estimator)
+        self.validated = True
+        for parameter, gradient in found:
+            parameter.grad = gradient
+        for name, optimizer in self.optimizers.items():
+            if self.config.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.groups[name], self.config.clip_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = self._lr(name) * lr_factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        losses = {f"loss/{name}": loss.detach() for name, loss in objective.losses.items()}
+        return {"loss": sum(losses.values()), **objective.metrics, **(losses if len(losses) > 1 else {})}
+
+
+class PyroStep:
+    """The literal `pyro.infer.SVI(model, guide, optim, Trace_ELBO()).step(...)`, for lessons and comparison."""
+
+    def __init__(self, built: Built, estimator: Estimator, config: TrainConfig):
+        from ppvae.estimators.elbo import ELBO
+
+        plain = type(estimator) is ELBO and estimator.beta == 1 and estimator.free_bits == 0
+        if not plain or config.optimizer != "adam" or built.enumerated or built.pair.groups:
+            raise UsageError("engine=pyro is SVI with Trace_ELBO and Adam: use estimator=elbo, optimizer=adam, or engine=eager")
+        for option in ("clip_norm", "kl_warmup", "lr_groups"):
+            if getattr(config, option):
+                raise UsageError(f"engine=pyro has no {option}: leave it out, or use engine=eager")
+        if config.schedule != "constant":
+            raise UsageError("engine=pyro has no schedule: leave it out, or use engine=eager")
+        self.built, self.config, self.particles = built, config, estimator.particles
+        self.store = pyro.get_param_store()
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.svi: pyro.infer.SVI | None = None
+        with self.store.scope() as self.scope:
+            for key, unconstrained in built.params.items():
+                # As PyroModule does it: the store holds the very parameter, which is then trained in place.
+                name = key.replace("/", ".")
+                self.store._constraints[name] = built._local.constraints[key]
+                self.store._params[name] = unconstrained
+                self.store._param_to_name[unconstrained] = name
+
+    def __call__(self, batch: Mapping[str, Tensor], knobs: Mapping[str, Tensor], lr_factor: float = 1.0):
+        inputs = self.built.inputs(batch)
+        rows = len(next(iter(inputs.values())))
+        with self.store.scope(self.scope):
+            if self.svi is None:
+                self.svi = self._make(inputs, rows)
+            loss = self.svi.step(**inputs)
+        return {"loss": torch.tensor(loss / rows), "elbo": torch.tensor(-loss / rows)}
+
+    def _make(self, inputs: Mapping[str, Tensor], rows: int) -> pyro.infer.SVI:
+        """Refuse what SVI would get silently wrong: a parameter of one name in model and guide, global latents."""
+        with torch.random.fork_rng(devices=[]), poutine.block(), self.store.scope():
+            guide = poutine.trace(self.built.run_guide).get_trace(**inputs)
+            model = poutine.trace(poutine.replay(self.built.run_model, trace=guide)).get_trace(**inputs)
+        both = set(_parameters(guide)) & set(_parameters(model))
+        if both:
+            raise PairError(
+                f"model and guide both own a parameter {min(both)!r}, which Pyro's store would take for one: "
+                "rename the attribute, or use engine=eager"
+            )
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            if self.built.score(inputs).has_global:
+                raise PairError("engine=pyro would weigh global latents by the batch, not by all data: use engine=eager")
+        # Pyro's loss is a sum over the batch: an eps as many times larger makes Adam's steps the same.
+        optimizer = pyro.optim.Adam({"lr": self.config.lr, "weight_decay": self.config.weight_decay, "eps": 1e-8 * rows})
+        elbo = pyro.infer.Trace_ELBO(
+            num_particles=self.particles,
+            vectorize_particles=self.particles > 1,
+            max_plate_nesting=self.built.pair.plates,
+        )
+        return pyro.infer.SVI(self.built.run_model, self.built.run_guide, optimizer, elbo)
+
+
+def _parameters(trace) -> list[str]:
+    return [name for name, site in trace.nodes.items() if site["type"] == "param"]
+
+
+STEPS = {"eager": EagerStep, "pyro": PyroStep}

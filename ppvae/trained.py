@@ -1,0 +1,210 @@
+"""A trained pair: what `fit` returns and `load` reads back, with the verbs that one wants of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppvae.build import Built, build
+from ppvae.config import TrainConfig
+from ppvae.data import Dataset, load as load_data
+from ppvae.errors import PairError, RunError, UsageError
+from ppvae.pair import Pair
+from ppvae.registry import find, source_hash
+from ppvae.runs import Run
+
+
+@dataclass
+class Trained:
+    """A pair after training, with its data, its options and its history."""
+
+    pair: Pair
+    built: Built
+    dataset: Dataset | None
+    config: TrainConfig
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One dict per logged step: loss, elbo, rate, distortion in nats per datum."""
+    run: Run | None = None
+    step: int = 0
+
+    def evaluate(self, k: int = 1000, n: int = 1000, seed: int = 0) -> dict[str, Any]:
+        """Test elbo, log p(x) by importance sampling with K = k over n test data, rate, distortion, active units."""
+        from ppvae.evaluation import evaluate
+
+        if self.dataset is None:
+            raise UsageError(f"pair {self.pair.name!r} has no data to evaluate on: pass some to ppvae.evaluate")
+        return evaluate(self.built, self.dataset, k=k, n=n, seed=seed)
+
+    @torch.no_grad()
+    def generate(self, n: int = 16, *, mean: bool = True, **conditions: Tensor) -> Tensor:
+        """n draws of the first observed field from the model: the mean of p(x | z) for z ~ p(z), or draws of x."""
+        return self._decode(self.built.run_model, {"n": n, **self._moved(conditions)}, mean)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor | None = None, *, mean: bool = True, **batch: Tensor) -> Tensor:
+        """The first observed field drawn back from one draw of the guide: z ~ q(z | x), then the mean of p(x | z)."""
+        batch = self._moved({**batch, **({} if x is None else {self.pair.observed[0]: x})})
+        with self._ready():
+            latents = poutine.trace(self.built.run_guide).get_trace(**self.built.inputs(batch))
+        given = {k: v for k, v in batch.items() if k not in self.pair.observed}
+        given["n"] = len(next(iter(batch.values())))
+        return self._decode(poutine.replay(self.built.run_model, trace=latents), given, mean)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor | None = None, **batch: Tensor) -> dict[str, Tensor]:
+        """The mean of q for each latent the guide draws, given draws of its parents; a draw where q has no mean."""
+        batch = self._moved({**batch, **({} if x is None else {self.pair.observed[0]: x})})
+        with self._ready():
+            trace = poutine.trace(self.built.run_guide).get_trace(**self.built.inputs(batch))
+        sites = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not _is_plate(s)}
+        return {name: _mean_of(site["fn"], site["value"]) for name, site in sites.items()}
+
+    def _decode(self, model: Any, inputs: dict[str, Any], mean: bool) -> Tensor:
+        if not self.pair.observed:
+            raise PairError("the pair has no observed field: read the draws off pyro.poutine.trace(model) instead")
+        name = self.pair.observed[0]
+        with self._ready():
+            site = poutine.trace(model).get_trace(**inputs).nodes[name]
+        return _mean_of(site["fn"], site["value"]) if mean else site["value"]
+
+    def _ready(self):
+        from contextlib import ExitStack
+
+        stack = ExitStack()
+        training = self.built.training
+        self.built.eval()
+        stack.callback(self.built.train, training)
+        stack.enter_context(self.built.local())
+        stack.enter_context(pyro.validation_enabled(False))
+        return stack
+
+    def _moved(self, batch: dict[str, Any]) -> dict[str, Any]:
+        device = self.built.device
+        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def _is_plate(site: dict) -> bool:
+    return type(site["fn"]).__name__ == "_Subsample"
+
+
+def _mean_of(distribution: Any, value: Tensor) -> Tensor:
+    try:
+        return distribution.mean
+    except (NotImplementedError, AttributeError):
+        return value
+
+
+def device_of(name: str) -> torch.device:
+    """`auto` is a GPU where there is one. Raises UsageError for a device that this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"no device {name!r}: use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"no device {name!r} here, torch sees {torch.cuda.device_count()} GPUs: use --device cpu")
+    return device
+
+
+def materialize(built: Built, dataset: Dataset | None) -> None:
+    """Score one batch, so that parameters made on first use (bare `pyro.param`) exist before anything counts them."""
+    batch = {} if dataset is None else dataset.train.batch(torch.arange(min(2, len(dataset.train))))
+    modes = {module: module.training for module in built.modules()}
+    built.eval()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            built.score(_on(batch, built.device))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _on(batch: dict[str, Tensor], device: torch.device | None) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def prepare(pair: Pair | str, data: Any, config: TrainConfig) -> tuple[Pair, Built, Dataset | None]:
+    """Find the pair, load its data, make its modules in the data's float type and put them on the device."""
+    pair = find(pair)
+    what = data if data is not None else (config.data or pair.data)
+    dataset = None if what is None else load_data(what, binarization=config.binarization)
+    if dataset is not None and len(dataset.train) == 0:
+        raise UsageError(f"data set {dataset.name!r} has no training data: give it some rows")
+    built = build(pair, dataset, seed=config.seed, **config.sizes)
+    if dataset is not None:
+        first = dataset.train.batch(torch.arange(1))
+        if any(v.dtype == torch.float64 for v in first.values()):
+            built.double()
+    built.to(device_of(config.device))
+    return pair, built, dataset
+
+
+def load(run: str | Path, *, pair: str | Pair | None = None, data: Any = None, device: str = "auto") -> Trained:
+    """The trained pair of a run folder, `load("runs/latest")`: its last checkpoint that verifies.
+
+    Args:
+        pair: needed again when the run was trained on a pair from a file or module of yours; nothing that a
+            run folder names is imported.
+        data: needed again when the run was trained on data passed from Python.
+
+    Raises:
+        RunError: no such run, no checkpoint that verifies, or a pair or data that must be given again.
+    """
+    import dataclasses
+
+    from ppvae import checkpoint
+
+    opened = Run.open(run)
+    saved = dict(opened.config)
+    name, saved_hash, data_hash = saved.pop("pair"), saved.pop("pair_hash", None), saved.pop("data_hash", None)
+    saved.pop("data_name", None)
+    in_memory = saved.pop("data_in_memory", False)
+    if pair is None:
+        if ":" in name or name.endswith(".py"):
+            raise RunError(f"run {opened.path} was trained on your own pair {name}: give it again, --pair {name}")
+        pair = name
+    elif isinstance(pair, str) and saved_hash and source_hash(pair) not in (None, saved_hash):
+        raise RunError(f"{pair} has changed since the run was trained: check out the version that trained it")
+    if in_memory and data is None:
+        raise RunError(f"run {opened.path} was trained on data passed from Python: give them again, data=...")
+    config = dataclasses.replace(TrainConfig.from_dict(saved), device=device)
+    found, built, dataset = prepare(pair, data, config)
+    if dataset is not None and data_hash and dataset.hash != data_hash:
+        raise RunError(f"the data have changed since the run was trained (hash {dataset.hash[:12]}, was {data_hash[:12]}): "
+                       "give the data that it was trained on")
+    materialize(built, dataset)
+    last = checkpoint.latest(opened.checkpoints)
+    if last is None:
+        raise RunError(f"run {opened.path} has no checkpoint that verifies: train again")
+    tensors, state = checkpoint.load(last)
+    restore_parameters(built, tensors, str(last))
+    return Trained(found, built, dataset, config, history=opened.metrics(), run=opened, step=int(state["step"]))
+
+
+def restore_parameters(built: Built, tensors: dict[str, Tensor], source: str, prefix: str = "pair.") -> None:
+    """Copy a checkpoint's parameters and buffers in place. Raises RunError where names or shapes differ."""
+    own = built.state_dict()
+    given = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    for name, value in own.items():
+        if name not in given:
+            raise RunError(f"{source} has no {name!r}, which the pair has: use the pair and sizes it was trained with")
+        if given[name].shape != value.shape:
+            raise RunError(
+                f"{source}: {name!r} has shape {tuple(given[name].shape)}, the pair's is {tuple(value.shape)}: "
+                "use the sizes it was trained with"
+            )
+    if extra := sorted(set(given) - set(own)):
+        raise RunError(f"{source} has {extra[0]!r}, which the pair lacks: use the pair and sizes it was trained with")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(given[name])

@@ -1,0 +1,47 @@
+"""`discrete` speaks of a site `k`; the latent is called `c`.
+
+The declaration has no effect and the real site is left undeclared. Fix: `discrete={"c": "score"}`.
+"""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule, PyroParam
+from torch import nn
+
+from ppvae.pair import Pair
+
+
+class Model(PyroModule):
+    def __init__(self, x_shape=(20,), clusters=5):
+        super().__init__()
+        self.loc = PyroParam(torch.randn(clusters, x_shape[0]))
+
+    def forward(self, x=None, *, n=None):
+        rows = n if x is None else x.shape[0]
+        with pyro.plate("data", rows, dim=-1):
+            c = pyro.sample("c", dist.Categorical(logits=torch.zeros(len(self.loc))))  # <- here
+            return pyro.sample("x", dist.Normal(self.loc[c], 0.5).to_event(1), obs=x)
+
+
+class Guide(PyroModule):
+    def __init__(self, model, x_shape=(20,)):
+        super().__init__()
+        self.encoder = nn.Linear(x_shape[0], len(model.loc))
+
+    def forward(self, x):
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("c", dist.Categorical(logits=self.encoder(x)))  # <- here
+
+
+PAIR = Pair(model=Model, guide=Guide, data=None, discrete={"k": "score"})  # <- here
+
+
+def data() -> dict[str, torch.Tensor]:
+    return {"x": torch.randn(64, 20, generator=torch.Generator().manual_seed(0))}
+
+
+EXPECT = {
+    "says": [r"\bk\b|\bc\b", "site|discrete|declare|no such|unknown"],
+    "fix": [r"\bc\b|rename|name|remove|discrete"],
+}

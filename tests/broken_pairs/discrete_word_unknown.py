@@ -1,0 +1,41 @@
+"""`discrete` says "enumerated"; the words are "enumerate" and "score".
+
+Where unknown words pass for "do nothing special", the site is drawn instead of summed. Fix:
+`"enumerate"`.
+"""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule, PyroParam
+
+from ppvae.pair import Pair
+
+
+class Model(PyroModule):
+    def __init__(self, x_shape=(20,), clusters=5):
+        super().__init__()
+        self.loc = PyroParam(torch.randn(clusters, x_shape[0]))
+
+    def forward(self, x=None, *, n=None):
+        rows = n if x is None else x.shape[0]
+        with pyro.plate("data", rows, dim=-1):
+            c = pyro.sample("c", dist.Categorical(logits=torch.zeros(len(self.loc))))
+            return pyro.sample("x", dist.Normal(self.loc[c], 0.5).to_event(1), obs=x)
+
+
+def guide(x=None):
+    pass
+
+
+PAIR = Pair(model=Model, guide=guide, data=None, discrete={"c": "enumerated"})  # <- here
+
+
+def data() -> dict[str, torch.Tensor]:
+    return {"x": torch.randn(64, 20, generator=torch.Generator().manual_seed(0))}
+
+
+EXPECT = {
+    "says": [r"\bc\b", "enumerated"],
+    "fix": [r"enumerate\b|score"],
+}

@@ -1,0 +1,51 @@
+"""One latent per row, but drawn before the plate as one event of shape (rows, 4).
+
+Stock Pyro's ELBO with one particle is the same number, so nobody notices; it is one global latent whose
+size is the batch's, has no bound per datum, and with vectorized particles the likelihood is counted
+several times. Fix: draw it inside the data plate with `.to_event(1)`.
+"""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import nn
+from torch.nn.functional import softplus
+
+from ppvae.pair import Pair
+
+
+class Model(PyroModule):
+    def __init__(self, x_shape=(20,), z_dim=4):
+        super().__init__()
+        self.z_dim = z_dim
+        self.decoder = nn.Sequential(nn.Linear(z_dim, 32), nn.Tanh(), nn.Linear(32, x_shape[0]))
+
+    def forward(self, x=None, *, n=None):
+        rows = n if x is None else x.shape[0]
+        z = pyro.sample("z", dist.Normal(torch.zeros(rows, self.z_dim), 1.0).to_event(2))  # <- here
+        with pyro.plate("data", rows, dim=-1):
+            return pyro.sample("x", dist.Normal(self.decoder(z), 0.5).to_event(1), obs=x)
+
+
+class Guide(PyroModule):
+    def __init__(self, model, x_shape=(20,)):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(x_shape[0], 32), nn.Tanh(), nn.Linear(32, 2 * model.z_dim))
+
+    def forward(self, x):
+        loc, raw = self.encoder(x).chunk(2, -1)
+        pyro.sample("z", dist.Normal(loc, softplus(raw)).to_event(2))  # <- here
+
+
+PAIR = Pair(model=Model, guide=Guide, data=None)
+
+
+def data() -> dict[str, torch.Tensor]:
+    return {"x": torch.randn(64, 20, generator=torch.Generator().manual_seed(0))}
+
+
+EXPECT = {
+    "says": [r"\bz\b", "plate|batch|rows|global|event"],
+    "fix": [r"plate|to_event\(1\)"],
+}

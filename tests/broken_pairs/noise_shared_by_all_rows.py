@@ -1,0 +1,52 @@
+"""The guide adds its own `torch.randn` noise to the mean, one draw for the whole batch.
+
+This randomness is in no sample statement: log q leaves it out, so the ELBO is none, and all rows share
+one draw. Stock Pyro says nothing. Fix: let the sample statement do the drawing.
+"""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import nn
+from torch.nn.functional import softplus
+
+from ppvae.pair import Pair
+
+
+class Model(PyroModule):
+    def __init__(self, x_shape=(20,), z_dim=4):
+        super().__init__()
+        self.z_dim = z_dim
+        self.decoder = nn.Sequential(nn.Linear(z_dim, 32), nn.Tanh(), nn.Linear(32, x_shape[0]))
+
+    def forward(self, x=None, *, n=None):
+        rows = n if x is None else x.shape[0]
+        with pyro.plate("data", rows, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(self.z_dim), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(self.decoder(z), 0.5).to_event(1), obs=x)
+
+
+class Guide(PyroModule):  # <- here
+    def __init__(self, model, x_shape=(20,)):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(x_shape[0], 32), nn.Tanh(), nn.Linear(32, 2 * model.z_dim))
+
+    def forward(self, x):  # <- here
+        loc, raw = self.encoder(x).chunk(2, -1)
+        loc = loc + softplus(raw) * torch.randn(loc.shape[-1])  # <- here
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("z", dist.Normal(loc, 0.1).to_event(1))  # <- here
+
+
+PAIR = Pair(model=Model, guide=Guide, data=None)
+
+
+def data() -> dict[str, torch.Tensor]:
+    return {"x": torch.randn(64, 20, generator=torch.Generator().manual_seed(0))}
+
+
+EXPECT = {
+    "says": [r"\bz\b|guide", "random|noise|randn|draw|determin|stochast|rng|differ"],
+    "fix": ["sample|pyro|remove|noise|randn|rsample|draw"],
+}

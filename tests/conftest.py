@@ -1,0 +1,36 @@
+"""For every test: one thread, one seed, Pyro's store emptied; array annotations checked where jaxtyping is installed."""
+
+import contextlib
+
+with contextlib.suppress(ImportError):
+    import beartype  # noqa: F401
+    from jaxtyping import install_import_hook
+
+    # Before the first import of ppvae, or the hook comes too late.
+    install_import_hook(
+        ["ppvae.terms", "ppvae.estimators", "ppvae.contraction", "ppvae.nets", "ppvae.distributions"],
+        "beartype.beartype",
+    )
+
+import pyro
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same random state and leaves the global settings as it found them."""
+    dtype, validation = torch.get_default_dtype(), pyro.settings.get("validate_distributions_pyro")
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    yield
+    torch.set_default_dtype(dtype)
+    pyro.enable_validation(validation)
+
+
+@pytest.fixture
+def float64():
+    """Double precision for the test: laws are held to 1e-9."""
+    torch.set_default_dtype(torch.float64)
