@@ -12,6 +12,7 @@ import pyro
 import torch
 from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -77,12 +78,16 @@ class Built(nn.Module):
         self.model = model
         self.guide = guide
         self.params = nn.ParameterDict()
+        _keep_own_parameters(model, guide)
         self._local = LocalParams(self.params, self.parameters)
         self._takes = {"model": _accepted(self.model), "guide": _accepted(self.guide)}
 
     @contextmanager
     def local(self) -> Iterator[None]:
         """Inside, parameters live in this pair's modules alone."""
+        if self._local in _PYRO_STACK:  # already inside
+            yield
+            return
         self._local.device = self.device
         with pyro.settings.context(module_local_params=True), self._local:
             yield
@@ -156,6 +161,14 @@ class Built(nn.Module):
             home = root if root in groups else stray
             groups.setdefault(further.get(name, home), {})[name] = parameter
         return {group: members for group, members in groups.items() if members}
+
+
+def _keep_own_parameters(*parts: Any) -> None:
+    """A PyroModule made outside `build` has no place for parameters of its own yet; `local` needs one."""
+    for module in (m for part in parts if isinstance(part, nn.Module) for m in part.modules()):
+        context = getattr(module, "_pyro_context", None)
+        if context is not None and not hasattr(context, "param_state"):
+            context.param_state = {"params": {}, "constraints": {}}
 
 
 def _under(named: Mapping[str, Any], path: str) -> list[str]:

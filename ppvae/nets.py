@@ -148,8 +148,8 @@ class Folded(nn.Module):
         self.out_shape = found if out_shape is None else as_shape(out_shape)
         if math.prod(found) != math.prod(self.out_shape):
             raise PairError(
-                f"{type(net).__name__} returns {found} for one datum, {math.prod(found)} numbers: it must return "
-                f"{math.prod(self.out_shape)}, as {self.out_shape}"
+                f"{type(net).__name__} returns {found} for one datum, {math.prod(found)} numbers: it must "
+                f"return {math.prod(self.out_shape)}, as {self.out_shape}"
             )
 
     def forward(self, x: Tensor) -> Tensor:

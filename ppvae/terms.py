@@ -392,8 +392,10 @@ class _Scoring:
     def _kl(self, p_site: dict | None, q_site: dict | None) -> Tensor | None:
         if p_site is None or q_site is None or not _same_weight(p_site, q_site):
             return None
+        # A Bernoulli's KL asks a mask of no dimension for its value, which waits for the device.
+        q, p = (fn if fn.batch_shape else fn.expand((1,)) for fn in (q_site["fn"], p_site["fn"]))
         try:
-            kl = kl_divergence(q_site["fn"], p_site["fn"])
+            kl = kl_divergence(q, p)
         except NotImplementedError:
             return None
         kl = scale_and_mask(kl, self._inner_scale(p_site["name"], p_site), q_site["mask"])

@@ -1,15 +1,17 @@
 """For every test: one thread, one seed, Pyro's store emptied; array annotations checked where jaxtyping is installed."""
 
-import contextlib
-
-with contextlib.suppress(ImportError):
-    import beartype  # noqa: F401
+try:
+    from beartype import BeartypeConf, beartype
     from jaxtyping import install_import_hook
-
+except ImportError:
+    pass
+else:
+    # An int is a float, as type checkers have it.
+    checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
     # Before the first import of ppvae, or the hook comes too late.
     install_import_hook(
         ["ppvae.terms", "ppvae.estimators", "ppvae.contraction", "ppvae.nets", "ppvae.distributions"],
-        "beartype.beartype",
+        f"{__name__}.checked",
     )
 
 import pyro

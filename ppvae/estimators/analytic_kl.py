@@ -20,10 +20,8 @@ class AnalyticKL(ELBO):
     """
 
     def site_ratio(self, site: Site, terms: Terms) -> Tensor:
-        if site.how == "enumerate":
-            return site.log_ratio
-        kl = site.analytic_kl()
-        return site.log_ratio if kl is None else -kl
+        kl = None if site.how == "enumerate" else site.analytic_kl()
+        return super().site_ratio(site, terms) if kl is None else -kl
 
     def refuse(self, terms: Terms) -> None:
         super().refuse(terms)

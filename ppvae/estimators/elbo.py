@@ -31,6 +31,9 @@ class ELBO(Estimator):
 
     def site_ratio(self, site: Site, terms: Terms) -> Tensor:
         """log p - log q of one latent; the analytic variant replaces it by -KL."""
+        if site.how == "score" and site.log_q is not None:
+            # E[grad log q] = 0: left in, it adds nothing but variance to log w grad log q.
+            return site.log_p - site.log_q.detach()
         return site.log_ratio
 
     def objective(self, terms: Terms, knobs: Knobs) -> Objective:
@@ -55,7 +58,7 @@ class ELBO(Estimator):
         total = torch.zeros_like(like)
         for rate in rates:
             if isinstance(floor, Tensor) or floor > 0:
-                rate = torch.where(rate.mean() > floor, rate, rate.detach() * 0 + floor)
+                rate = torch.where(rate.mean() > floor, rate, torch.zeros_like(rate) + floor)
             total = total + rate
         return total
 

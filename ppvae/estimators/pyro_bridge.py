@@ -21,7 +21,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppvae.build import Built
+from ppvae.build import Built, _keep_own_parameters
 from ppvae.errors import PairError, UsageError, nearest
 from ppvae.estimators.base import Estimator, Knobs, Objective, with_penalties
 from ppvae.estimators.loss import with_gradients
@@ -49,6 +49,9 @@ class AsPyro(PyroELBO):
     def __init__(self, estimator: Estimator, plates: int = 1, enumerated: tuple[str, ...] = ()):
         super().__init__(num_particles=estimator.particles, max_plate_nesting=plates)
         self.estimator, self.enumerated = estimator, enumerated
+
+    def _get_trace(self, model, guide, args, kwargs):
+        raise NotImplementedError("ours scores all particles at once: use differentiable_loss")
 
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
         terms = score(
@@ -89,6 +92,7 @@ class PyroLoss(Estimator):
         if name not in LOSSES:
             raise UsageError(f"Pyro has no loss {name!r}{nearest(name, LOSSES)} It has: {', '.join(LOSSES)}")
         self.name, self.options = name, options
+        _keep_own_parameters(*options.values())  # of the kernel of Trace_MMD
         self._losses: dict[int, Any] = {}
         self._seen: weakref.WeakKeyDictionary[Built, bool] = weakref.WeakKeyDictionary()
         """Whether a pair has global latents: found on its first batch."""

@@ -235,13 +235,13 @@ def sampling(subject: Subject) -> None:
         return
     for name in pair.observed:
         site = run.sites.get(name)
-        real = subject.inputs[name]
-        if site is None or not isinstance(site.value, Tensor) or site.value.dim() == 0:
+        if site is None or not site.in_data:
             continue
-        if tuple(site.value.shape) != (2, *real.shape[1:]) and site.value.shape[0] != 2:
+        drawn = tuple(site.fn.batch_shape)[-1:]
+        if drawn != (2,):
             subject.warn(
                 "cannot-sample",
-                f"model(n=2) draws {name!r} of shape {tuple(site.value.shape)}, the data have {tuple(real.shape[1:])} each",
+                f"model(n=2) draws {name!r} in {drawn[0] if drawn else 1} rows",
                 site.place,
                 "read the rows off n where nothing is observed: rows = n if x is None else len(x)",
                 name,

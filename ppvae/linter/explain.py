@@ -61,18 +61,21 @@ def explain(subject: Subject, run: Run, inputs: dict[str, Any], phase: str = "pl
     if phase != "sample" and _plate_size(subject, run, rows(inputs)):
         return
     if phase == "particles":
+        named = _named(run, text) if isinstance(error, PairError) else None
+        said = text.rpartition(": ")[0] if isinstance(error, PairError) else f"{type(error).__name__}: {text}"
         subject.error(
             "particles",
-            f"the {run.role} fails with several particles at once, {type(error).__name__}: {text}",
-            where,
+            f"the {'pair' if run.role == 'score' else run.role} fails with several particles at once, {said}",
+            named.place if named is not None else where,
             PARTICLE_FIX,
+            named.name if named is not None else None,
         )
     elif phase == "sample":
         _sampling(subject, text, type(error).__name__, where)
     elif isinstance(error, PairError):
         _refused(subject, run, text, where)
     elif (
-        _plate_mismatch(subject, run, text)
+        _plate_mismatch(subject, run, text, where)
         or _constraint(subject, run, text, where)
         or _argument(subject, run, error, text, where, inputs)
     ):
@@ -210,23 +213,32 @@ def _plate_size(subject: Subject, run: Run, count: int) -> bool:
     return any(found)
 
 
-def _plate_mismatch(subject: Subject, run: Run, text: str) -> bool:
+def _plate_mismatch(subject: Subject, run: Run, text: str, where: Place) -> bool:
     found = re.search(r"Shape mismatch inside plate\('(.+)'\) at site (.+) dim (-\d+), (\d+) vs (\d+)", text)
     if not found:
         return False
     plate, site, dim, size, other = found.groups()
-    record = next((r for r in reversed(run.records) if r.name == site), None)
-    shape = tuple(record.message["fn"].batch_shape) if record is not None else ()
+    assert run.error is not None
+    shape = tuple(_local(run.error, "actual_batch_shape") or (int(other),))
     subject.error(
         "to-event",
-        f"site {site!r} of the {run.role} has batch_shape {shape}, so that its dim {dim} of size {other} "
-        f"lies in the plate {plate!r} of size {size}",
-        record.place if record is not None else NOWHERE,
+        f"site {site!r} of the {run.role} has batch_shape {shape}, whose dim {dim} of size {other} lies in the "
+        f"plate {plate!r} of size {size}",
+        where,
         f"make what belongs to one datum an event, .to_event({max(1, len(shape) - 1)}), or give x and the "
         "distribution the same rows",
         site,
     )
     return True
+
+
+def _local(error: BaseException, name: str) -> Any:
+    """A local variable of the deepest frame that has it."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        found = trace.tb_frame.f_locals.get(name, found)
+        trace = trace.tb_next
+    return found
 
 
 def _constraint(subject: Subject, run: Run, text: str, where: Place) -> bool:
@@ -271,14 +283,19 @@ def _argument(subject: Subject, run: Run, error: Exception, text: str, where: Pl
     return True
 
 
+def _named(run: Run, text: str) -> Record | None:
+    """The statement that a line of the library's own names."""
+    found = re.search(r"(?:site|latent) '([^']+)'", text)
+    return next((r for r in reversed(run.records) if found and r.name == found.group(1)), None)
+
+
 def _refused(subject: Subject, run: Run, text: str, where: Place) -> None:
-    """A line of the library's own: it names the site, whose place is known here."""
-    named = re.search(r"(?:site|latent) '([^']+)'", text)
-    if named:
-        record = next((r for r in reversed(run.records) if r.name == named.group(1)), None)
-        where = record.place if record is not None else where
+    record = _named(run, text)
     message, _, fix = text.rpartition(": ") if ": " in text else (text, "", "")
-    subject.error("refused", message, where, fix, named.group(1) if named else None)
+    if record is not None:
+        subject.error("refused", message, record.place, fix, record.name)
+    else:
+        subject.error("refused", message, where, fix)
 
 
 def _sampling(subject: Subject, text: str, kind: str, where: Place) -> None:

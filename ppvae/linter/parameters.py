@@ -23,7 +23,7 @@ def check(subject: Subject) -> None:
         return
     reached = {id(leaf): leaf for terms in draws if terms is not None for leaf in _leaves(_roots(terms))}
     built = subject.built
-    named = {name: p for name, p in built.named_parameters(remove_duplicate=False)}
+    named = dict(built.named_parameters(remove_duplicate=False))
     registered = {id(p) for p in named.values()}
     _hidden(subject, [leaf for key, leaf in reached.items() if key not in registered])
     copies = _copies(subject)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import inspect
 import sys
@@ -160,23 +161,40 @@ def of_pair(pair: Pair, keyword: str | None = None) -> Place:
 
 
 def _pair_call(pair: Pair, home: Place) -> ast.Call | None:
+    """The `Pair(...)` of the file that says most of what `pair` says; of several, the nearest below its part."""
     tree = _tree(home.file) if home.file and is_users(home.file) else None
-    names = {
-        role: _name(part) for role, part in (("model", pair.model), ("guide", pair.guide)) if part is not None
-    }
-    calls = []
-    for node in ast.walk(tree) if tree else ():
-        if not (isinstance(node, ast.Call) and _last(node.func) == "Pair"):
+    calls = [n for n in (ast.walk(tree) if tree else ()) if isinstance(n, ast.Call) and _last(n.func) == "Pair"]
+    best = None
+    for call in calls:
+        named, agree = _agreement(pair, call)
+        distance = call.lineno - (home.line or 0)
+        key = (-agree, distance < 0, abs(distance))
+        if (named or len(calls) == 1) and (best is None or key < best[0]):
+            best = (key, call)
+    return best[1] if best is not None else None
+
+
+def _agreement(pair: Pair, call: ast.Call) -> tuple[bool, int]:
+    """Whether a call names the pair's parts, and how many of its keywords agree, less those that do not."""
+    given = {k.arg: k.value for k in call.keywords if k.arg}
+    agree, named = 0, False
+    for field in dataclasses.fields(pair):
+        value, node = getattr(pair, field.name), given.get(field.name)
+        if field.name in ("model", "guide") and node is not None and value is not None:
+            made = isinstance(node, ast.Call)
+            same = _last(node.func if isinstance(node, ast.Call) else node) == _name(value)
+            named = named or same
+            agree += same - (made != isinstance(value, nn.Module))
             continue
-        given = {
-            k.arg: _last(k.value.func if isinstance(k.value, ast.Call) else k.value) for k in node.keywords
-        }
-        agree = sum(given.get(role) == name for role, name in names.items())
-        # Of several equal calls, the first below the definition is the nearest guess.
-        distance = node.lineno - (home.line or 0)
-        calls.append((-agree, distance < 0, abs(distance), node))
-    best = min(calls, key=lambda call: call[:3], default=None)
-    return best[3] if best is not None and (best[0] < 0 or len(calls) == 1) else None
+        if node is None:
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            agree -= field.name != "name" and value is not default and value != default
+            continue
+        try:
+            agree += 1 if ast.literal_eval(node) == value else -1
+        except ValueError:
+            continue
+    return named, agree
 
 
 def _bare(thing: Any) -> Any:

@@ -213,7 +213,7 @@ def stable(subject: Subject) -> None:
             if _report_change(subject, role, first, again, "from run to run"):
                 return
     few = take(inputs, max(1, subject.rows - 2))
-    if 1 < subject.rows:
+    if subject.rows > 1:
         for role, first in (("guide", subject.guide), ("model", subject.model)):
             again = subject.run(role, few)
             if again.error is not None:
@@ -317,7 +317,7 @@ def _data_plate(subject: Subject) -> None:
         else:
             subject.error(
                 "data-plate",
-                f"no site of the {role} lies in a plate called 'data'",
+                f"site {local[0].name!r} of the {role}, and every other, lies in no plate called 'data'",
                 local[0].place,
                 'wrap what is per datum in `with pyro.plate("data", rows, dim=-1):`',
                 local[0].name,

@@ -67,7 +67,7 @@ def _range(constraint: Any) -> tuple[Any, Any, bool] | None:
     if type(constraint).__name__ == "_Boolean":
         return 0.0, 1.0, True
     low, high = getattr(constraint, "lower_bound", None), getattr(constraint, "upper_bound", None)
-    if low is None and high is None or constraint.event_dim:
+    if (low is None and high is None) or constraint.event_dim:
         return None
     return (
         -math.inf if low is None else low,
@@ -179,7 +179,7 @@ def _observation(subject: Subject, site: Record) -> None:
             field,
         )
         return
-    if base in ("Bernoulli", "ContinuousBernoulli", "RelaxedBernoulli") and 0 <= low and high <= 1:
+    if base in ("Bernoulli", "ContinuousBernoulli", "RelaxedBernoulli") and low >= 0 and high <= 1:
         fix = "binarize the data, --binarization dynamic, or use a ContinuousBernoulli likelihood"
         what = f"grey values in [{low:g}, {high:g}], of which a Bernoulli has no likelihood"
     elif base == "Bernoulli":

@@ -121,8 +121,8 @@ FILES = list(mnist.MD5["MNIST"])
         (b"", "is empty"),
         (b"  <!DOCTYPE html>", "is an HTML page, not data"),
         (b"no gzip at all", "is not a .gz file"),
-        (gzip.compress(b"\x00\x00\x0d\x03other magic"), "is truncated or changed"),
-        (gzip.compress(b"x" * 99)[:-9], "is truncated or changed"),
+        (gzip.compress(b"\x00\x00\x0d\x03other magic", mtime=0), "is truncated or changed"),
+        (gzip.compress(b"x" * 99, mtime=0)[:-9], "is truncated or changed"),
     ],
 )
 def test_a_damaged_file_is_named_with_its_hash_and_kept(nothing, tmp_path, content, says):
@@ -140,12 +140,12 @@ def test_a_damaged_file_is_named_with_its_hash_and_kept(nothing, tmp_path, conte
     ("content", "says"),
     [
         (b"no gzip", "is no whole gzip file"),
-        (gzip.compress(b"abc")[:-3], "is no whole gzip file"),
-        (gzip.compress(b""), "starts with nothing, expected 000008"),
-        (gzip.compress(b"\x00\x00\x0d\x01" + bytes(8)), "starts with 00000d01, expected 000008"),
-        (gzip.compress(b"\x00\x00\x08\x02\x00"), "expected 000008"),
+        (gzip.compress(b"abc", mtime=0)[:-3], "is no whole gzip file"),
+        (gzip.compress(b"", mtime=0), "starts with nothing, expected 000008"),
+        (gzip.compress(b"\x00\x00\x0d\x01" + bytes(8), mtime=0), "starts with 00000d01, expected 000008"),
+        (gzip.compress(b"\x00\x00\x08\x02\x00", mtime=0), "expected 000008"),
         (
-            gzip.compress(b"\x00\x00\x08\x01" + struct.pack(">I", 5) + b"1234"),
+            gzip.compress(b"\x00\x00\x08\x01" + struct.pack(">I", 5) + b"1234", mtime=0),
             "holds 4 bytes, its header says (5,)",
         ),
     ],
@@ -159,7 +159,7 @@ def test_idx_that_is_none(content, says):
 
 def test_idx_round_trip():
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    content = gzip.compress(b"\x00\x00\x08\x03" + struct.pack(">3I", 2, 3, 4) + array.tobytes())
+    content = gzip.compress(b"\x00\x00\x08\x03" + struct.pack(">3I", 2, 3, 4) + array.tobytes(), mtime=0)
     assert np.array_equal(mnist.idx(Path("some.gz"), content), array)
 
 
@@ -223,6 +223,7 @@ def fake_torchvision(monkeypatch, make):
 
 def test_a_download_goes_to_the_cache_alone(monkeypatch, data_root, tmp_path, capsys):
     def fetch(folder, download):
+        assert cache() in Path(folder).parents
         print("Downloading ...")
         shutil.copytree(data_root / "MNIST" / "raw", Path(folder) / "MNIST" / "raw")
 
@@ -271,6 +272,11 @@ def test_cifar10(data_root):
     )
     assert [data.classes[k] for k in data.train.fields["y"][:3].tolist()] == ["frog", "truck", "truck"]
     assert torch.bincount(data.train.fields["y"].long()).tolist() == [5000] * 10
+    # The pictures belong to the labels: mean blue minus red is the sky's for planes, the earth's for deer.
+    blue = x[:, 2].mean((1, 2)) - x[:, 0].mean((1, 2))
+    plane, deer = (blue[data.train.fields["y"] == data.classes.index(c)].mean() for c in ("airplane", "deer"))
+    assert plane > 5
+    assert deer < -10
 
 
 def archive(batch) -> bytes:

@@ -44,7 +44,7 @@ class BottomUp(PyroModule):
         self.second = nn.Linear(3 + CLASSES, 4)
 
     def forward(self, x, *, y, n=None):
-        one_hot = nn.functional.one_hot(y, CLASSES).to(x.dtype)
+        one_hot = torch.eye(CLASSES)[y]  # nn.functional.one_hot would wait for the device
         with pyro.plate("data", len(y), dim=-1):
             loc, raw = self.first(torch.cat([x, one_hot], -1)).chunk(2, -1)
             z1 = pyro.sample("z1", dist.Normal(loc, raw.exp()).to_event(1))
