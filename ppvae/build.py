@@ -39,17 +39,16 @@ class LocalParams(Messenger):
         key = name.replace(".", "/")
         args = (*msg["args"], None)
         if _MODULE_NAMESPACE_DIVIDER in name:  # pyro.module names a parameter that is there: never copy it
-            self._pass_on(key, args[1])
-            msg["value"] = args[1]
+            msg["value"] = self._pass_on(key, args[1])
             msg["done"] = msg["stop"] = True
             return
         if key not in self.store:
-            initial = args[1] if args[1] is not None else msg["kwargs"].get("init_tensor")
+            initial: Any = args[1] if args[1] is not None else msg["kwargs"].get("init_tensor")
             if initial is None:
                 raise PairError(f"pyro.param({name!r}) has no initial value: pass one as its second argument")
             constraint = msg["kwargs"].get("constraint", constraints.real)
             with torch.no_grad():
-                value = initial() if callable(initial) else initial
+                value: Any = initial() if callable(initial) else initial
                 start = transform_to(constraint).inv(value.detach().to(self.device)).clone()
             self.store[key] = nn.Parameter(start)
             self.constraints[key] = constraint
@@ -57,20 +56,22 @@ class LocalParams(Messenger):
         msg["value"] = transform_to(constraint)(self.store[key])
         msg["done"] = msg["stop"] = True
 
-    def _pass_on(self, key: str, parameter: nn.Parameter) -> None:
-        """Adopt the parameter of a net that belongs to no module of the pair."""
-        if key in self.passed:
-            return
-        self.passed.add(key)
-        if not any(parameter is own for own in self.owned()):
-            self.store[key] = parameter
-            self.constraints[key] = constraints.real
+    def _pass_on(self, key: str, parameter: Any) -> nn.Parameter:
+        """The parameter itself; that of a net which belongs to no module of the pair is adopted."""
+        if key not in self.passed:
+            self.passed.add(key)
+            if not any(parameter is own for own in self.owned()):
+                self.store[key] = parameter
+                self.constraints[key] = constraints.real
+        return parameter
 
 
 class Built(nn.Module):
     """A pair with its modules made: what estimators, the trainer and the evaluator work on."""
 
-    def __init__(self, pair: Pair, model: Callable, guide: Callable, sizes: dict[str, Any], num_data: int | None):
+    def __init__(
+        self, pair: Pair, model: Callable, guide: Callable, sizes: dict[str, Any], num_data: int | None
+    ):
         super().__init__()
         self.pair = pair
         self.sizes = sizes
@@ -153,7 +154,10 @@ class Built(nn.Module):
         named = {name: p for name, p in self.named_parameters() if p.requires_grad}
         groups: dict[str, dict[str, nn.Parameter]] = {"model": {}, "guide": {}}
         further = {
-            name: group for group, paths in self.pair.groups.items() for path in paths for name in _under(named, path)
+            name: group
+            for group, paths in self.pair.groups.items()
+            for path in paths
+            for name in _under(named, path)
         }
         stray = "guide" if not isinstance(self.guide, nn.Module) else "model"
         for name, parameter in named.items():
@@ -174,7 +178,9 @@ def _keep_own_parameters(*parts: Any) -> None:
 def _under(named: Mapping[str, Any], path: str) -> list[str]:
     found = [name for name in named if name == path or name.startswith(path + ".")]
     if not found:
-        raise PairError(f"Pair(groups=) names {path!r}, where no trainable parameter lies: use e.g. 'model.critic'")
+        raise PairError(
+            f"Pair(groups=) names {path!r}, where no trainable parameter lies: use e.g. 'model.critic'"
+        )
     return found
 
 
@@ -185,6 +191,8 @@ def build(pair: Pair, data: Any = None, seed: int = 0, **sizes: Any) -> Built:
         data: a `Dataset` (or anything with `shapes`, `num_data` and `train`) to read sizes off, or None.
         sizes: constructor arguments of the model or the guide; they win over the pair's and the data's.
 
+    The parameters are float64 where the data are, else float32.
+
     A constructor argument is filled by name: `x_shape` with the event shape of field x, `y_classes` with the
     number of classes of field y, `num_data` with N, `x_mean` with the mean of field x over the training data.
 
@@ -194,14 +202,17 @@ def build(pair: Pair, data: Any = None, seed: int = 0, **sizes: Any) -> Built:
     """
     for role, part in (("model", pair.model), ("guide", pair.guide)):
         if isinstance(part, nn.Module):
-            raise PairError(f"Pair({role}=) is an instance: pass the class, so that two fits never share weights")
+            raise PairError(
+                f"Pair({role}=) is an instance: pass the class, so that two fits never share weights"
+            )
         if part is not None and not callable(part):
             raise PairError(f"Pair({role}=) is a {type(part).__name__}: pass a class or a function")
     known = _arguments(pair.model) | (_arguments(pair.guide) - {"model"} if pair.guide is not None else set())
     for name in sizes:
         if name not in known:
             raise UsageError(
-                f"{pair.name or 'the pair'} has no size {name!r}{nearest(name, known)} It has: {sorted(known) or 'none'}"
+                f"{pair.name or 'the pair'} has no size {name!r}{nearest(name, known)} "
+                f"It has: {sorted(known) or 'none'}"
             )
     given = {**pair.sizes, **sizes}
     with torch.random.fork_rng(devices=[]), pyro.settings.context(module_local_params=True):
@@ -214,7 +225,7 @@ def build(pair: Pair, data: Any = None, seed: int = 0, **sizes: Any) -> Built:
         else:
             guide = _make(pair.guide, given, data, "guide", model=model)
             built = Built(pair, model, guide, given, getattr(data, "num_data", None))
-    return built
+    return built.double() if _is_double(data) else built
 
 
 class _Methods(Built):
@@ -265,6 +276,14 @@ def _from_data(name: str, data: Any) -> Any:
     if what == "mean":
         return data.train.mean(stem)
     return None
+
+
+def _is_double(data: Any) -> bool:
+    """Whether the data are float64: the modules then are, too."""
+    if data is None or not len(data.train):
+        return False
+    first = data.train.batch(torch.arange(1))
+    return any(value.dtype == torch.float64 for value in first.values())
 
 
 def _is_class(part: Any) -> bool:

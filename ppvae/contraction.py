@@ -1,9 +1,9 @@
 """Sum enumerated latents out exactly, and say what each site contributed.
 
 A latent c that only the model has is marginalized: log sum_c exp(joint). With r(c) the posterior of c given
-everything else, the same number is E_r[joint] + H(r), which splits into one part per site: r plays the guide of
-c, so that c has a log p, a log q = log r and a rate KL(r, p) like any other latent. A latent c that the guide
-proposes is summed under q: E_q[log p - log q].
+everything else, the same number is E_r[joint] + H(r), which splits into one part per site: r plays the guide
+of c, so that c has a log p, a log q = log r and a rate KL(r, p) like any other latent. A latent c that the
+guide proposes is summed under q: E_q[log p - log q].
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ def _to_rows(x: Tensor, plates: int, local: bool) -> Tensor:
 
 
 def contract(
-    p: dict[str, Factor], q: dict[str, Factor], in_guide: tuple[str, ...], in_model: tuple[str, ...], plates: int
+    p: dict[str, Factor],
+    q: dict[str, Factor],
+    in_guide: tuple[str, ...],
+    in_model: tuple[str, ...],
+    plates: int,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(log p, log q) by site, enumerated dims summed out; their difference adds up to log w."""
     if not in_guide and not in_model:
@@ -54,7 +58,12 @@ def contract(
 
 
 def expected(
-    factor: Factor, p: dict[str, Factor], q: dict[str, Factor], in_guide: tuple[str, ...], in_model: tuple[str, ...], plates: int
+    factor: Factor,
+    p: dict[str, Factor],
+    q: dict[str, Factor],
+    in_guide: tuple[str, ...],
+    in_model: tuple[str, ...],
+    plates: int,
 ) -> Tensor | None:
     """A closed-form KL by rows, averaged over the sites that the guide enumerates.
 
@@ -78,10 +87,13 @@ class _Contraction:
         self.guide_dims = tuple(q[name].enum_dim for name in in_guide)
         self.model_dims = tuple(p[name].enum_dim for name in in_model)
         if len({*self.guide_dims, *self.model_dims}) < len(enumerated):
-            raise PairError("two enumerated sites share a dimension (pyro.markov): use pyro:TraceEnum_ELBO instead")
+            raise PairError(
+                "two enumerated sites share a dimension (pyro.markov): use pyro:TraceEnum_ELBO instead"
+            )
         if len({factor.inner for factor in enumerated}) > 1 or not all(f.local for f in enumerated):
             raise PairError(
-                "enumerated sites lie in different plates or outside the data plate: use pyro:TraceEnum_ELBO instead"
+                "enumerated sites lie in different plates or outside the data plate: "
+                "use pyro:TraceEnum_ELBO instead"
             )
         self.inner = enumerated[0].inner
         self.in_model, self.in_guide = in_model, in_guide
@@ -98,7 +110,8 @@ class _Contraction:
         return {n: rows(n, x) for n, x in p.items()}, {n: rows(n, x) for n, x in q.items()}
 
     def _aligned(self, factor: Factor) -> Tensor:
-        """Sum what is conditionally independent given the enumerated sites: plates that they do not lie in."""
+        """Sum what is conditionally independent given the enumerated sites: plates that they do not lie
+        in."""
         x = factor.padded(self.plates)
         dims = tuple(factor.inner - self.inner)
         return x.sum(dims, keepdim=True) if dims else x

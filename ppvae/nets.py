@@ -54,7 +54,7 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), activation()]
-        self.layers = nn.Sequential(*layers[:-1])
+        self.layers = initialized(nn.Sequential(*layers[:-1]))
 
     @property
     def bias(self) -> Tensor:
@@ -86,8 +86,8 @@ class ConvEncoder(nn.Module):
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(channels):
             layers += [nn.Conv2d(before, after, kernel_size=4, stride=2, padding=1), nn.ReLU()]
-        self.layers = nn.Sequential(
-            *layers, nn.Flatten(), nn.Linear(2 * width * math.prod(sizes[-1]), out_features)
+        self.layers = initialized(
+            nn.Sequential(*layers, nn.Flatten(), nn.Linear(2 * width * math.prod(sizes[-1]), out_features))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """A linear layer and four transposed convolutions: (*leading, in_features) -> (*leading, C, H, W).
 
-    The mirror of `ConvEncoder`, with a bias for each pixel of the result instead of each channel.
+    The mirror of `ConvEncoder`.
 
     Raises:
         UsageError: `out_shape` is not (C, H, W) with sides of 16 or more.
@@ -116,18 +116,16 @@ class ConvDecoder(nn.Module):
             nn.Unflatten(-1, (channels[0], *sizes[0])),
         ]
         for i in range(4):
-            last = i == 3
             # 2 s or 2 s + 1 pixels from s: the remainder that halving dropped comes back as output padding.
             odd = (sizes[i + 1][0] - 2 * sizes[i][0], sizes[i + 1][1] - 2 * sizes[i][1])
             into, out = channels[i], channels[i + 1]
-            layers.append(nn.ConvTranspose2d(into, out, 4, 2, 1, output_padding=odd, bias=not last))
-            layers += [] if last else [nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
-        self.bias = nn.Parameter(torch.zeros(self.out_shape))
+            layers.append(nn.ConvTranspose2d(into, out, 4, 2, 1, output_padding=odd))
+            layers += [nn.ReLU()] if i < 3 else []
+        self.layers = initialized(nn.Sequential(*layers))
 
     def forward(self, z: Tensor) -> Tensor:
         leading = leading_shape(z, self.in_shape, "ConvDecoder")
-        return fold(self.layers, z, leading) + self.bias
+        return fold(self.layers, z, leading)
 
 
 class Folded(nn.Module):
@@ -207,6 +205,28 @@ def brought(net: Any, in_shape: Shape, out_shape: Shape | None = None) -> Any:
         if wanted is not None and shape != as_shape(wanted):
             raise PairError(f"{type(made).__name__} {what} {shape}, but {as_shape(wanted)} is needed here")
     return made
+
+
+def initialized(layers: nn.Sequential) -> nn.Sequential:
+    """Weights N(0, 2 / fan_in), in the last layer N(0, 1 / fan_in), and biases 0: no signal fades with the depth.
+
+    PyTorch's own start has a sixth of that variance: a deep encoder's code then begins as noise, and its rate goes to 0
+    before the decoder has learnt to read it.
+
+    Reference: He, Zhang, Ren & Sun (2015), Delving Deep into Rectifiers, arXiv:1502.01852.
+    """
+    weighted = [layer for layer in layers if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))]
+    for layer in weighted:
+        gain = 1 if layer is weighted[-1] else 2
+        fan_in = layer.weight[0].numel()
+        if isinstance(
+            layer, nn.ConvTranspose2d
+        ):  # (in, out, 4, 4); at stride 2 a pixel is reached by 2 x 2 taps
+            fan_in = 4 * layer.weight.shape[0]
+        nn.init.normal_(layer.weight, std=math.sqrt(gain / fan_in))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    return layers
 
 
 def fold(net: Callable[[Tensor], Tensor], x: Tensor, leading: torch.Size) -> Tensor:

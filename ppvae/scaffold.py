@@ -34,13 +34,14 @@ from ppvae import Pair
 
 
 class CLASSModel(PyroModule):
-    """p(x, z). An argument `x_shape` is filled with the shape of one datum x; `latent=20 hidden=200` are options."""
+    """p(x, z). `x_shape` is filled with the shape of one datum x; `latent=20 hidden=200` are options."""
 
     def __init__(self, x_shape=(1, 28, 28), latent=10, hidden=100):
         super().__init__()
         self.x_shape, self.latent, self.hidden = tuple(x_shape), latent, hidden
         # Linear, Tanh and the like take any leading dims, so that several particles run at once.
-        self.decoder = nn.Sequential(nn.Linear(latent, hidden), nn.Tanh(), nn.Linear(hidden, math.prod(x_shape)))
+        size = math.prod(x_shape)
+        self.decoder = nn.Sequential(nn.Linear(latent, hidden), nn.Tanh(), nn.Linear(hidden, size))
 
     def forward(self, x=None, *, n=None):
         # What is per datum lies in the plate called "data"; without x, n data are drawn.
@@ -59,8 +60,8 @@ class CLASSGuide(PyroModule):
     def __init__(self, model: CLASSModel):
         super().__init__()
         self.event_dim = len(model.x_shape)
-        size = math.prod(model.x_shape)
-        self.encoder = nn.Sequential(nn.Linear(size, model.hidden), nn.Tanh(), nn.Linear(model.hidden, 2 * model.latent))
+        size, hidden = math.prod(model.x_shape), model.hidden
+        self.encoder = nn.Sequential(nn.Linear(size, hidden), nn.Tanh(), nn.Linear(hidden, 2 * model.latent))
 
     def forward(self, x, *, n=None):
         loc, raw_scale = self.encoder(x.flatten(-self.event_dim)).chunk(2, dim=-1)

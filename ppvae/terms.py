@@ -98,7 +98,9 @@ class Terms:
     @property
     def log_likelihood(self) -> Float[Tensor, "K B"]:
         """sum over observed sites of log p(x | z)."""
-        return self._total([s.log_p for s in self.of("observed") if s.log_p.dim() == 2], self.particles, self.rows)
+        return self._total(
+            [s.log_p for s in self.of("observed") if s.log_p.dim() == 2], self.particles, self.rows
+        )
 
     @property
     def log_ratio(self) -> Float[Tensor, "K B"]:
@@ -176,10 +178,12 @@ def _check_proposals(guide_trace) -> None:
     """Before the replay, which would stop at such a site with a message of Pyro's."""
     for name, site in sample_sites(guide_trace).items():
         if site["is_observed"] and not is_factor(site):
-            raise PairError(f"guide site {name!r} is observed: remove obs= there, a guide only proposes latents")
+            raise PairError(
+                f"guide site {name!r} is observed: remove obs= there, a guide only proposes latents"
+            )
 
 
-def _parallel(site, names: set[str]) -> dict[str, str]:
+def _parallel(site, names: set[str]) -> Any:
     return {"enumerate": "parallel"} if site["name"] in names else {}
 
 
@@ -224,11 +228,13 @@ class _Scoring:
     def __init__(self, guide_trace, model_trace, particles: int, plates: int, num_data: int | None):
         self.q_sites, self.p_sites = sample_sites(guide_trace), sample_sites(model_trace)
         self.particles, self.plates = particles, plates
-        frames = [f for site in self.p_sites.values() for f in site["cond_indep_stack"] if f.name == DATA_PLATE]
+        frames = [
+            f for site in self.p_sites.values() for f in site["cond_indep_stack"] if f.name == DATA_PLATE
+        ]
         self.frame = frames[0] if frames else None
         self.rows = self.frame.size if self.frame else 1
         subsampled = self.frame is not None and self.frame.full_size not in (None, self.frame.size)
-        full = self.frame.full_size if subsampled else None
+        full = self.frame.full_size if self.frame is not None and subsampled else None
         self.num_data = int(full or num_data or self.rows)
         self.scaled: list[str] = []
 
@@ -239,7 +245,9 @@ class _Scoring:
         p_factors = {name: self._factor(name, site) for name, site in self.p_sites.items()}
         q_factors = {name: self._factor(name, site) for name, site in self.q_sites.items()}
         in_guide = tuple(n for n, s in self.q_sites.items() if _enum_dim(s) is not None)
-        in_model = tuple(n for n, s in self.p_sites.items() if n not in q_factors and _enum_dim(s) is not None)
+        in_model = tuple(
+            n for n, s in self.p_sites.items() if n not in q_factors and _enum_dim(s) is not None
+        )
         self._check_score_sites(q_factors, in_guide)
         self.factors = (p_factors, q_factors, in_guide, in_model, self.plates)
         log_p, log_q = contract(*self.factors)
@@ -281,10 +289,13 @@ class _Scoring:
                 'pyro.plate("data", rows, dim=-1)'
             )
         if self.frame is not None and self.frame.dim != -1:
-            raise PairError(f'the plate "data" is at dim {self.frame.dim}: write pyro.plate("data", rows, dim=-1)')
+            raise PairError(
+                f'the plate "data" is at dim {self.frame.dim}: write pyro.plate("data", rows, dim=-1)'
+            )
 
     def _check_score_sites(self, q_factors: dict[str, Factor], in_guide: tuple[str, ...]) -> None:
-        """E_c[log w] E_c[grad log q(z | c)] is not E_c[log w grad log q(z | c)]: such a z has no score-function term."""
+        """E_c[log w] E_c[grad log q(z | c)] is not E_c[log w grad log q(z | c)]: such a z has no
+        score-function term."""
         dims = [dim for name in in_guide if (dim := q_factors[name].enum_dim) is not None]
         for name, factor in q_factors.items():
             sampled = name not in in_guide and not self.q_sites[name]["fn"].has_rsample
@@ -312,7 +323,7 @@ class _Scoring:
         self._check_shape(name, site, log_prob)
         return Factor(log_prob, self._inner_dims(site), self._is_local(site), _enum_dim(site))
 
-    def _inner_scale(self, name: str, site: dict):
+    def _inner_scale(self, name: str, site: dict) -> Any:
         """What multiplies the site inside log w: everything but the data plate's N / B, which is ours."""
         scale, user = site["scale"], site["scale"]
         for frame in site["cond_indep_stack"]:
@@ -335,7 +346,8 @@ class _Scoring:
         return frozenset(f.dim for f in frames if f.name not in (DATA_PLATE, PARTICLE_PLATE))
 
     def _check_shape(self, name: str, site: dict, log_prob: Tensor) -> None:
-        """Every batch dimension belongs to a plate; an observed value has exactly the shape it is scored at."""
+        """Every batch dimension belongs to a plate; an observed value has exactly the shape it is scored
+        at."""
         covered = {f.dim: f for f in site["cond_indep_stack"] if f.vectorized}
         for dim in range(-1, -1 - min(log_prob.dim(), 1 + self.plates), -1):
             size = log_prob.shape[dim]
@@ -346,8 +358,8 @@ class _Scoring:
                 )
         if _enum_dim(site) is None and log_prob.dim() > 1 + self.plates and not self._enumerating:
             raise PairError(
-                f"site {name!r} has batch shape {tuple(log_prob.shape)}, more than plates={self.plates} allows: "
-                "use .to_event(), or raise Pair(plates=)"
+                f"site {name!r} has batch shape {tuple(log_prob.shape)}, more than plates={self.plates} "
+                "allows: use .to_event(), or raise Pair(plates=)"
             )
         if site["is_observed"] and not is_factor(site):
             event = tuple(site["fn"].event_shape)

@@ -141,10 +141,6 @@ def prepare(pair: Pair | str, data: Any, config: TrainConfig) -> tuple[Pair, Bui
     if dataset is not None and len(dataset.train) == 0:
         raise UsageError(f"data set {dataset.name!r} has no training data: give it some rows")
     built = build(pair, dataset, seed=config.seed, **config.sizes)
-    if dataset is not None:
-        first = dataset.train.batch(torch.arange(1))
-        if any(v.dtype == torch.float64 for v in first.values()):
-            built.double()
     built.to(device_of(config.device))
     return pair, built, dataset
 

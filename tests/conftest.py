@@ -1,4 +1,5 @@
-"""For every test: one thread, one seed, Pyro's store emptied; array annotations checked where jaxtyping is installed."""
+"""For every test: one thread, one seed, Pyro's store emptied; array annotations checked where jaxtyping is
+installed."""
 
 try:
     from beartype import BeartypeConf, beartype

@@ -1,4 +1,6 @@
 """Building a pair: seeded, sized from the data, with parameters of its own."""
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportOptionalOperand=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 import copy
 
@@ -159,7 +161,8 @@ def test_a_net_beside_a_function_is_adopted_by_pyro_module():
 
 
 def test_model_and_guide_may_name_their_nets_alike():
-    """In Pyro's one store a model's `net` and a guide's `net` would be one entry, and one of them never train."""
+    """In Pyro's one store a model's `net` and a guide's `net` would be one entry, and one of them never
+    train."""
 
     class Model(PyroModule):
         def __init__(self):
@@ -197,7 +200,7 @@ def test_groups_hold_each_parameter_once():
         found = [id(p) for group in built.groups().values() for p in group.values()]
         assert len(found) == len(set(found))
         assert set(found) == {id(p) for p in built.parameters() if p.requires_grad}
-    with pytest.raises(PairError, match="'model.nets', where no trainable parameter lies"):
+    with pytest.raises(PairError, match=r"'model\.nets', where no trainable parameter lies"):
         build(Pair(model=MLP, guide=Encoder, groups={"g": ("model.nets",)})).groups()
 
 

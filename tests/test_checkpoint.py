@@ -497,6 +497,48 @@ def test_three_kills_during_saves_cost_nothing(tmp_path):
     kill_while_saving(tmp_path, 3)
 
 
+def save_and_die(folder: Path, step: int, at: int) -> None:
+    """Save, and be killed just before the call number `at` that changes the disk."""
+    calls = iter(range(1000))
+
+    def deadly(plain):
+        def call(*args, **kwargs):
+            if next(calls) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return plain(*args, **kwargs)
+
+        return call
+
+    for owner, name in ((os, "fsync"), (Path, "rename"), (Path, "mkdir"), (os, "unlink"), (os, "rmdir")):
+        setattr(owner, name, deadly(getattr(owner, name)))
+    checkpoint.save(folder, step, {"a": torch.ones(100)}, {"new": True}, keep=2)
+
+
+@pytest.mark.parametrize("step", [2, 3])  # over the newest, and after it
+def test_a_kill_at_any_call_costs_nothing(tmp_path, step):
+    context, died = multiprocessing.get_context("fork"), 0
+    for at in range(100):
+        folder = tmp_path / str(at)
+        for old in (1, 2):
+            checkpoint.save(folder, old, TENSORS, {"new": False})
+        writer = context.Process(target=save_and_die, args=(folder, step, at))
+        writer.start()
+        writer.join(60)
+        lines = []
+        last = checkpoint.latest(folder, report=lines.append)
+        assert last is not None
+        assert lines == []
+        state = checkpoint.load(last)[1]
+        assert checkpoint.manifest(last)["step"] == (step if state["new"] else 2)
+        checkpoint.save(folder, 4, TENSORS, STATE)
+        assert not [name for name in names(folder) if name.startswith(".")]
+        if writer.exitcode == 0:
+            break
+        assert writer.exitcode == -signal.SIGKILL
+        died += 1
+    assert 8 <= died < 99
+
+
 @pytest.mark.slow
 def test_fifteen_kills_during_saves_cost_nothing(tmp_path):
     kill_while_saving(tmp_path, 15)
@@ -566,6 +608,27 @@ def test_a_real_limit_on_file_size_is_reported_with_the_size(tmp_path):
     line = answer.get()
     assert "no space for a checkpoint of 40" in line
     only_the_first_is_left(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to name a handle")
+def test_everything_is_on_the_disk_before_the_rename_and_the_rename_after(tmp_path, monkeypatch):
+    events = []
+    fsync, rename = os.fsync, Path.rename
+
+    def flushed(handle):
+        events.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name.split("-")[0])
+        fsync(handle)
+
+    def renamed(path, target):
+        events.append(f"rename to {Path(target).name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "rename", renamed)
+    checkpoint.save(tmp_path / "folder", 1, TENSORS, STATE)
+    assert events == [
+        "tensors.safetensors", "state.json", "manifest.json", ".writing", "rename to step-00000001", "folder",
+    ]  # fmt: skip
 
 
 def test_an_interrupt_leaves_no_temporary(tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
 """Enumerated latents: summed out exactly, in the model, in the guide, in both, and word by word."""
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportOptionalOperand=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 import itertools
 import math
@@ -29,14 +31,18 @@ def normal(value, loc, scale):
 
 @pytest.mark.parametrize("particles", [1, 4])
 def test_summed_in_the_model_by_hand(particles):
-    """Exact to 1e-9: log w = logsumexp_c [log p(c, z, x)] - log q(z | x); the parts of the sites add up to it, and the
-    component's part is the rate of the posterior r over c."""
+    """Exact to 1e-9: log w = logsumexp_c [log p(c, z, x)] - log q(z | x); the parts of the sites add up to
+    it, and the component's part is the rate of the posterior r over c."""
     _, built, batch = make("mixture:PAIR")
     terms = built.score(batch, particles)
     m, z, x = built.model, terms.sites["z"].value.reshape(particles, 16, 2), batch["x"]
     log_c = m.logits.log_softmax(-1)
     each = [
-        (log_c[c], normal(z, m.loc[c], m.raw_scale[c].exp()), normal(x, m.out(z) + m.shift[c], torch.tensor(0.5)))
+        (
+            log_c[c],
+            normal(z, m.loc[c], m.raw_scale[c].exp()),
+            normal(x, m.out(z) + m.shift[c], torch.tensor(0.5)),
+        )
         for c in range(3)
     ]
     joint = torch.stack([sum(parts) for parts in each])
@@ -58,7 +64,8 @@ def test_summed_in_the_model_by_hand(particles):
 
 @pytest.mark.parametrize("particles", [1, 4])
 def test_summed_under_the_guide_by_hand(particles):
-    """Exact to 1e-9: sum_c q(c | x) log [p(c, z_c, x) / q(c, z_c | x)], z_c drawn for each c, and its KL likewise."""
+    """Exact to 1e-9: sum_c q(c | x) log [p(c, z_c, x) / q(c, z_c | x)], z_c drawn for each c, and its KL
+    likewise."""
     _, built, batch = make("mixture:IN_GUIDE")
     terms = built.score(batch, particles)
     m, g, x = built.model, built.guide, batch["x"]
@@ -69,7 +76,9 @@ def test_summed_under_the_guide_by_hand(particles):
     for c in range(3):
         log_p = log_c[c] + normal(z[c], m.loc[c], m.raw_scale[c].exp())
         log_p = log_p + normal(x, m.out(z[c]) + m.shift[c], torch.tensor(0.5))
-        weight = weight + log_q[:, c].exp() * (log_p - log_q[:, c] - normal(z[c], loc + g.shift[c], raw.exp()))
+        weight = weight + log_q[:, c].exp() * (
+            log_p - log_q[:, c] - normal(z[c], loc + g.shift[c], raw.exp())
+        )
         q, p = dist.Normal(loc + g.shift[c], raw.exp()), dist.Normal(m.loc[c], m.raw_scale[c].exp())
         kl = kl + log_q[:, c].exp() * torch.distributions.kl_divergence(q, p).sum(-1)
     close(terms.log_weight, weight)
@@ -143,7 +152,11 @@ def test_a_mixture_per_word_against_brute_force(particles, rows, words, componen
         log_q = probe.log_softmax(-1)
         per_word = (log_q.exp() * (log_c + log_x - log_q)).sum(-1)
     at = z.squeeze(1)
-    rest = dist.Normal(0.0, 1.0).log_prob(at) - dist.Normal(y, 0.8).log_prob(at) + dist.Normal(at, 0.4).log_prob(y)
+    rest = (
+        dist.Normal(0.0, 1.0).log_prob(at)
+        - dist.Normal(y, 0.8).log_prob(at)
+        + dist.Normal(at, 0.4).log_prob(y)
+    )
     close(terms.log_weight, per_word.sum(1) + rest)
     assert terms.log_weight.shape == (particles, rows)
 
@@ -189,7 +202,11 @@ def test_a_scored_latent_below_an_enumerated_one_is_refused():
             if not guide:
                 pyro.sample("x", dist.Normal(c + d, 1.0), obs=x)
 
-    run = {"model": lambda x: both(False, x), "guide": lambda x: both(True, x), "batch": {"x": torch.zeros(2)}}
+    run = {
+        "model": lambda x: both(False, x),
+        "guide": lambda x: both(True, x),
+        "batch": {"x": torch.zeros(2)},
+    }
     with pytest.raises(PairError, match="latent 'd' is drawn given 'c', which the guide enumerates"):
         score(**run, enumerated=("c",))
     assert score(**run, enumerated=("c", "d")).expected == ("c", "d")
@@ -220,6 +237,8 @@ def test_what_cannot_be_summed_is_refused():
 def test_factors_reduce_to_rows():
     """A local factor keeps the data dim, a global one only the particles."""
     x = torch.arange(24.0).reshape(2, 3, 4)
-    log_p, _ = contract({"a": Factor(x, frozenset({-2}), True, None), "b": Factor(x, frozenset(), False, None)}, {}, (), (), 2)
+    log_p, _ = contract(
+        {"a": Factor(x, frozenset({-2}), True, None), "b": Factor(x, frozenset(), False, None)}, {}, (), (), 2
+    )
     close(log_p["a"], x.sum(1))
     close(log_p["b"], x.sum((1, 2)))

@@ -1,4 +1,6 @@
 """The laws of the estimators: identities in double precision, and truths with their error and seed stated."""
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportOptionalOperand=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 import itertools
 import math
@@ -64,7 +66,8 @@ def close(found, wanted, tolerance=1e-9):
 
 @pytest.mark.parametrize("name", PPCA)
 def test_every_draw_splits_into_evidence_and_posterior(name):
-    """Exact to 1e-9 for every draw and datum: log w = log p(x) + log p(z | x) - log q(z | x), the sum of the parts."""
+    """Exact to 1e-9 for every draw and datum: log w = log p(x) + log p(z | x) - log q(z | x), the sum of the
+    parts."""
     built, batch = ppca(name)
     terms = built.score(batch, 5)
     z, x = terms.sites["z"], terms.sites["x"]
@@ -79,8 +82,9 @@ def test_every_draw_splits_into_evidence_and_posterior(name):
 
 @pytest.mark.parametrize("name", PPCA)
 def test_evidence_is_elbo_plus_kl_in_closed_form(name):
-    """Exact to 1e-9: with E_q[log p(x | z)] and the rate in closed form, what is missing to log p(x) is KL(q, posterior).
-    The rate is the site's own where torch knows it: not for a MultivariateNormal against independent Normals."""
+    """Exact to 1e-9: with E_q[log p(x | z)] and the rate in closed form, what is missing to log p(x) is
+    KL(q, posterior). The rate is the site's own where torch knows it: not for a MultivariateNormal against
+    independent Normals."""
     built, batch = ppca(name)
     m, x = built.model, batch["x"]
     z = built.score(batch).sites["z"]
@@ -122,7 +126,8 @@ def test_equals_pyro_in_value_and_gradient(ours, theirs, options, name, particle
 
 @pytest.mark.parametrize("ours", [ELBO, AnalyticKL])
 def test_global_latents_under_a_subsampled_plate_equal_pyro(ours):
-    """Exact to 1e-9: with plate("data", N = 20, subsample_size = 5) and a global w, Pyro's loss is ours times N."""
+    """Exact to 1e-9: with plate("data", N = 20, subsample_size = 5) and a global w, Pyro's loss is ours
+    times N."""
     x, y = torch.randn(20), torch.randn(20)
 
     def model(**_):
@@ -134,7 +139,10 @@ def test_global_latents_under_a_subsampled_plate_equal_pyro(ours):
     class Guide(torch.nn.Module):
         def __init__(self, model=None):
             super().__init__()
-            self.w, self.z = torch.nn.Parameter(torch.tensor([0.3, -1.0])), torch.nn.Parameter(torch.tensor([0.2, -0.5]))
+            self.w, self.z = (
+                torch.nn.Parameter(torch.tensor([0.3, -1.0])),
+                torch.nn.Parameter(torch.tensor([0.2, -0.5])),
+            )
 
         def forward(self, **_):
             pyro.sample("w", dist.Normal(self.w[0], self.w[1].exp()))
@@ -150,7 +158,8 @@ def test_global_latents_under_a_subsampled_plate_equal_pyro(ours):
 
 
 def test_score_function_equals_pyro_per_datum():
-    """Exact to 1e-9: without a baseline, Trace_ELBO's own Rao-Blackwellized surrogate is per datum, as ours is."""
+    """Exact to 1e-9: without a baseline, Trace_ELBO's own Rao-Blackwellized surrogate is per datum, as ours
+    is."""
     built, batch = bernoulli_toy(), {"x": torch.tensor([1.0, 0.0, 1.0, 1.0])}
     value, wanted = pyro_loss_and_gradients(Trace_ELBO(max_plate_nesting=1), built, batch)
     mine, found = loss_and_gradients(ELBO(), built, batch)
@@ -178,8 +187,8 @@ def test_iwae_on_the_gaussian_toys(guide, truths, particles):
 @pytest.mark.parametrize("estimator", [ELBO, AnalyticKL])
 @pytest.mark.parametrize(("beta", "truth"), [(0.5, -1.360258), (4.0, -1.765226)])
 def test_beta_optimum_of_the_gaussian_toy(estimator, beta, truth):
-    """q* = N(x / (1 + beta), beta / (1 + beta)): value and vanishing gradient, 400,000 data in 100 blocks, seed 0,
-    within 4 standard errors. The reported bound keeps beta = 1."""
+    """q* = N(x / (1 + beta), beta / (1 + beta)): value and vanishing gradient, 400,000 data in 100 blocks,
+    seed 0, within 4 standard errors. The reported bound keeps beta = 1."""
     built = gaussian_toy(1 / (1 + beta), math.sqrt(beta / (1 + beta)))
     torch.manual_seed(0)
     losses, slopes = [], []
@@ -197,7 +206,8 @@ def test_beta_optimum_of_the_gaussian_toy(estimator, beta, truth):
 
 
 def test_free_bits_stop_the_rate_and_leave_the_bound():
-    """Exact to 1e-9: below the floor the loss is distortion + floor and the prior pulls no more; the bound is as before."""
+    """Exact to 1e-9: below the floor the loss is distortion + floor and the prior pulls no more; the bound
+    is as before."""
     built, batch = gaussian_toy(*GUIDE_B), ones(6)
     torch.manual_seed(0)
     plain = AnalyticKL().estimate(built, batch)
@@ -209,12 +219,17 @@ def test_free_bits_stop_the_rate_and_leave_the_bound():
         rate = terms.sites["z"].analytic_kl().mean()
         close(objective.losses["all"], -terms.log_likelihood.mean() + (floor if stopped else rate))
         slope = torch.autograd.grad(objective.losses["all"], built.guide.loc, retain_graph=True)[0]
-        wanted = -terms.log_likelihood.mean() if stopped else plain.losses["all"] * 0 - terms.log_likelihood.mean() + rate
+        wanted = (
+            -terms.log_likelihood.mean()
+            if stopped
+            else plain.losses["all"] * 0 - terms.log_likelihood.mean() + rate
+        )
         close(slope, torch.autograd.grad(wanted, built.guide.loc)[0])
 
 
 def test_bernoulli_toy_enumerated():
-    """To 1e-6: in the model log p and the posterior's entropy; under the guide ELBO, KL and d ELBO / d logit q."""
+    """To 1e-6: in the model log p and the posterior's entropy; under the guide ELBO, KL and d ELBO / d logit
+    q."""
     built, x = bernoulli_toy(nothing, "enumerate"), ones(1)
     for estimator in (ELBO(), AnalyticKL(), IWAE(particles=1), IWAE(particles=4)):
         assert estimator.estimate(built, x).bound.item() == pytest.approx(-0.891598, abs=1e-6)
@@ -229,7 +244,8 @@ def test_bernoulli_toy_enumerated():
 
 
 def test_score_function_is_unbiased_on_the_bernoulli_toy():
-    """100,000 single draws, seed 0: mean within 4 standard errors of .0603155, variance within 3 % of .216279."""
+    """100,000 single draws, seed 0: mean within 4 standard errors of .0603155, variance within 3 % of
+    .216279."""
     built = bernoulli_toy()
     # A logit for each datum gives the single-sample gradients apart.
     logits = torch.logit(torch.full((100_000,), 0.6)).requires_grad_()
@@ -244,8 +260,8 @@ def test_score_function_is_unbiased_on_the_bernoulli_toy():
 
 
 def test_global_score_latent_is_unbiased_over_mini_batches():
-    """c ~ Bernoulli(.3) once, x_b ~ N(c, 1), N = 12 in batches of 4: 150 blocks of 400 draws each, seed 0, within 4.5
-    standard errors of the gradient by enumerating c over all data."""
+    """c ~ Bernoulli(.3) once, x_b ~ N(c, 1), N = 12 in batches of 4: 150 blocks of 400 draws each, seed 0,
+    within 4.5 standard errors of the gradient by enumerating c over all data."""
     x = torch.linspace(-1, 2, 12)
 
     def model(x=None):
@@ -279,9 +295,12 @@ def test_global_score_latent_is_unbiased_over_mini_batches():
     assert z_score(torch.stack(draws).reshape(50, 3).mean(1), truth).abs() < 4.5
 
 
-@pytest.mark.parametrize("estimator", [ELBO(), ELBO(2), AnalyticKL(), IWAE(3)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "estimator", [ELBO(), ELBO(2), AnalyticKL(), IWAE(3)], ids=lambda e: type(e).__name__
+)
 def test_local_mini_batches_average_to_the_full_batch(estimator):
-    """Exact to 1e-9 with the guide's noise fixed: the mean over a partition equals the full batch, value and gradient."""
+    """Exact to 1e-9 with the guide's noise fixed: the mean over a partition equals the full batch, value and
+    gradient."""
     noise = torch.randn(estimator.particles, 12, 2)
     built, batch = build(MLP_VAE), bits(12)
 
@@ -308,7 +327,7 @@ def test_local_mini_batches_average_to_the_full_batch(estimator):
 class Given(dist.TorchDistribution):
     """The distribution `law`, whose one draw is known."""
 
-    has_rsample, arg_constraints = True, {}  # noqa: RUF012
+    has_rsample, arg_constraints = True, {}
 
     def __init__(self, value, law):
         self.value, self.law = value, law
@@ -355,7 +374,8 @@ def test_knobs_win_over_constructor_arguments():
 
 
 def test_a_penalty_for_one_group_is_added_to_its_share_of_the_loss():
-    """Exact to 1e-9: a penalty on `model` moves the model by ELBO and penalty, the guide by the ELBO alone."""
+    """Exact to 1e-9: a penalty on `model` moves the model by ELBO and penalty, the guide by the ELBO
+    alone."""
 
     class Model(torch.nn.Module):
         def __init__(self):
@@ -442,12 +462,15 @@ def test_the_counter_sees_a_wait():
     assert "nonzero" in waits(lambda: x.nonzero())
     assert "masked_select" in waits(lambda: x.masked_select(x > 0))
     built, batch = ppca("ppca_full")
-    assert waits(lambda: Trace_ELBO(max_plate_nesting=1).loss_and_grads(built.run_model, built.run_guide, **batch))
+    assert waits(
+        lambda: Trace_ELBO(max_plate_nesting=1).loss_and_grads(built.run_model, built.run_guide, **batch)
+    )
 
 
 @pytest.mark.parametrize("place", [*pair_names(), *PAIRS])
 def test_no_step_waits_for_the_device(place):
-    """Scoring, objective, group gradients and backward of every estimator that takes the pair, validation off."""
+    """Scoring, objective, group gradients and backward of every estimator that takes the pair, validation
+    off."""
     torch.set_default_dtype(torch.float32)
     built, batch = made(place) if ":" not in place else make(place)[1:]
     built.train()

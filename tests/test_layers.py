@@ -11,13 +11,20 @@ import pytest
 import ppvae
 
 ROOT = Path(__file__).parent.parent
-LIBRARY = {path for path in (ROOT / "ppvae").rglob("*.py") if not {"models", "guides"} & set(path.relative_to(ROOT).parts)}
+LIBRARY = {
+    path
+    for path in (ROOT / "ppvae").rglob("*.py")
+    if not {"models", "guides"} & set(path.relative_to(ROOT).parts)
+}
 MODELS, GUIDES = set((ROOT / "models").glob("*.py")), set((ROOT / "guides").glob("*.py"))
 OTHERS = {path for folder in ("examples", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
 
 # Imports inside a function that point back up the layers, each with its reason.
 LAZY_CYCLES = {
-    ("ppvae.estimators.base", "ppvae.estimators.loss"): "estimator(model, guide) gives a Loss, which calls estimators",
+    (
+        "ppvae.estimators.base",
+        "ppvae.estimators.loss",
+    ): "estimator(model, guide) gives a Loss, which calls estimators",
     ("ppvae.estimators.base", "ppvae.estimators.pyro_bridge"): "estimator.as_pyro() gives a loss for SVI",
 }
 
@@ -32,8 +39,8 @@ def name_of(path: Path) -> str:
 SOURCES = {name_of(path): path for path in LIBRARY | MODELS | GUIDES}
 
 
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+def is_type_checking(node: ast.If) -> bool:
+    return ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
 def statements(tree: ast.AST, lazy: bool = False):
@@ -41,10 +48,14 @@ def statements(tree: ast.AST, lazy: bool = False):
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node, lazy
-        elif is_type_checking(node):
-            yield from (found for branch in node.orelse for found in statements(ast.Module([branch], []), lazy))
+        elif isinstance(node, ast.If) and is_type_checking(node):
+            yield from (
+                found for branch in node.orelse for found in statements(ast.Module([branch], []), lazy)
+            )
         else:
-            yield from statements(node, lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+            yield from statements(
+                node, lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            )
 
 
 def imports(path: Path) -> set[tuple[str, bool]]:
@@ -61,7 +72,9 @@ def imports(path: Path) -> set[tuple[str, bool]]:
             base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
         modules = {f"{base}.{alias.name}" for alias in node.names} & set(SOURCES)
         found |= {(module, lazy) for module in modules}
-        if len(modules) < len(node.names):  # `from package import submodule` reads nothing off the package itself
+        if len(modules) < len(
+            node.names
+        ):  # `from package import submodule` reads nothing off the package itself
             found.add((base, lazy))
     return found
 
@@ -81,8 +94,8 @@ def broken(paths, *forbidden: str) -> list[str]:
 UPPER = tuple(
     f"ppvae.{name}"
     for name in (
-        "estimators", "step", "training", "trained", "checkpoint", "data", "plots", "report", "cli", "commands", "evaluation",
-        "inference", "linter",
+        "estimators", "step", "training", "trained", "checkpoint", "data", "plots", "report", "cli",
+        "commands", "evaluation", "inference", "linter",
     )
 )  # fmt: skip
 
@@ -142,7 +155,8 @@ def test_lower_layers_do_not_know_upper_ones(lower, upper):
 
 
 def graph(lazy: bool) -> dict[str, set[str]]:
-    """Which module of ours imports which; a package's __init__ is left to whoever names the package itself."""
+    """Which module of ours imports which; a package's __init__ is left to whoever names the package
+    itself."""
     edges = defaultdict(set)
     for name, path in SOURCES.items():
         edges[name] |= {n for n, late in imports(path) if n in SOURCES and n != name and (lazy or not late)}
@@ -198,11 +212,16 @@ def test_lazy_cycles_are_the_ones_that_are_listed():
 def test_no_file_is_a_drawer_for_odds_and_ends():
     drawers = {"utils", "util", "helpers", "helper", "common", "misc"}
     paths = LIBRARY | MODELS | GUIDES | OTHERS | set((ROOT / "tests").rglob("*.py"))
-    assert sorted(str(path) for path in paths if drawers & set(path.relative_to(ROOT).with_suffix("").parts)) == []
+    assert (
+        sorted(str(path) for path in paths if drawers & set(path.relative_to(ROOT).with_suffix("").parts))
+        == []
+    )
 
 
 def test_no_exported_name_is_a_submodule():
-    submodules = {p.stem for p in (ROOT / "ppvae").glob("*.py")} | {p.name for p in (ROOT / "ppvae").iterdir() if p.is_dir()}
+    submodules = {p.stem for p in (ROOT / "ppvae").glob("*.py")} | {
+        p.name for p in (ROOT / "ppvae").iterdir() if p.is_dir()
+    }
     assert set(ppvae.__all__) & submodules == set()
     assert set(ppvae._HOMES) == set(ppvae.__all__)
 
@@ -211,7 +230,8 @@ def test_no_exported_name_is_a_submodule():
 def test_light_modules_do_not_load_torch(module):
     if module not in SOURCES:
         pytest.skip(f"{module} is not there yet")
-    code = f"import sys, {module}; print([n for n in ('torch', 'pyro', 'numpy', 'matplotlib') if n in sys.modules])"
+    heavy = ("torch", "pyro", "numpy", "matplotlib")
+    code = f"import sys, {module}; print([n for n in {heavy} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"

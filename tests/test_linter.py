@@ -4,7 +4,9 @@ An example is a function that returns (pair, data, code, site, word of the fix);
 must name.
 """
 
-# ruff: noqa: B023
+# Examples are broken on purpose, and Pyro's PyroParam attributes have no types.
+# pyright: basic, reportArgumentType=false, reportOperatorIssue=false, reportCallIssue=false
+# pyright: reportIncompatibleMethodOverride=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 from __future__ import annotations
 
 import inspect
@@ -25,6 +27,7 @@ from torch.distributions import constraints
 from torch.nn.functional import softplus
 
 import ppvae
+from ppvae.build import build
 from ppvae.errors import PairError
 from ppvae.linter import Finding, Report, check
 from ppvae.pair import Pair, penalty
@@ -553,6 +556,22 @@ def broken_none_input():
             return super().forward(x + shift)
 
     return Pair(model=Labels, guide=Guide), reals(), "none-input", None, "conditions"
+
+
+def broken_out_of_range():
+    class Embeds(Model):
+        def __init__(self):
+            super().__init__()
+            self.labels = nn.Embedding(3, D)
+
+        def forward(self, x=None, *, y, n=None):
+            shift = self.labels(y)  # HERE
+            with pyro.plate("data", len(y), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))
+                return pyro.sample("x", dist.Normal(self.decoder(z) + shift, 1.0).to_event(1), obs=x)
+
+    data = {**reals(), "y": torch.full((40,), 4)}
+    return Pair(model=Embeds, guide=Guide, conditions=("y",)), data, "out-of-range", None, "5 entries"
 
 
 def broken_batch_size():
@@ -1151,6 +1170,28 @@ def warned_zero_gradient():
     return Pair(model=Rounds, guide=Guide), reals(), "zero-gradient", "round()"
 
 
+NET = nn.Linear(D, Q)  # the line that the finding names
+
+
+def test_a_module_outside_of_a_function_is_a_warning_and_left_alone():
+    def guide(x, *, n=None):
+        pyro.module("net", NET)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(NET(x), 1.0).to_event(1))
+
+    before = {name: (p, p.detach().clone()) for name, p in NET.named_parameters()}
+    report = check(Pair(model=Model, guide=guide), reals())
+    assert [f.code for f in report.findings] == ["shared-module"]
+    line = next(
+        i for i, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.startswith("NET = ")
+    )
+    assert report.findings[0].line == line
+    assert "class" in report.findings[0].fix
+    for name, parameter in NET.named_parameters():
+        assert parameter is before[name][0]
+        assert torch.equal(parameter, before[name][1])
+
+
 WARNED = [f for name, f in sorted(globals().items()) if name.startswith("warned_")]
 
 
@@ -1248,6 +1289,12 @@ def test_rendering_shows_table_findings_and_fix():
     assert "--binarization dynamic" in text
 
 
+def test_what_is_no_pair_at_all_is_a_finding():
+    assert check(Pair(model=None, guide=Guide), reals()).findings[0].code == "instance"
+    assert check(Pair(model=Model, guide=Guide, discrete=["z"]), reals()).findings[0].code == "names"
+    assert check(Pair(model=Model, guide=Guide, observed=(1,)), reals()).findings[0].code == "names"
+
+
 def test_a_finding_is_one_line():
     finding = Finding("error", "support", "wrong", "/somewhere/a.py", 3, "right", "z")
     assert str(finding) == "/somewhere/a.py:3: error: wrong; fix: right"
@@ -1283,7 +1330,7 @@ class Impure(Guide):
 
 def test_the_check_changes_nothing():
     pair = Pair(model=Model, guide=Impure)
-    built = ppvae.build.build(pair, None, seed=3) if hasattr(ppvae, "build") else _built(pair)
+    built = build(pair, None, seed=3)
     built.guide.norm.eval()
     built.model.decoder.weight.grad = torch.ones(D, Q)
     state = {name: value.clone() for name, value in built.state_dict().items()}
@@ -1312,12 +1359,6 @@ def test_the_check_changes_nothing():
     assert not data["x"].requires_grad
     assert len(pyro.get_param_store()) == 0
     assert report.of("error"), "bare never gets a gradient"
-
-
-def _built(pair):
-    from ppvae.build import build
-
-    return build(pair, None, seed=3)
 
 
 def test_the_check_is_the_same_twice():

@@ -1,4 +1,6 @@
 """The proof that the core is general: six test-only pairs that need no edit of it."""
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportOptionalOperand=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 import itertools
 import sys
@@ -39,7 +41,14 @@ REFUSED = {
     ("undirected:PAIR", "IWAE"): "'s0' is drawn from a Bernoulli",
     ("undirected:SUMMED", "IWAE"): "'s0', which the guide enumerates",
 }
-ESTIMATORS = [ELBO(), ELBO(particles=3), AnalyticKL(), AnalyticKL(particles=3), IWAE(particles=1), IWAE(particles=4)]
+ESTIMATORS = [
+    ELBO(),
+    ELBO(particles=3),
+    AnalyticKL(),
+    AnalyticKL(particles=3),
+    IWAE(particles=1),
+    IWAE(particles=4),
+]
 BY_CASE = [(place, estimator) for place in PAIRS for estimator in ESTIMATORS]
 
 
@@ -87,7 +96,8 @@ def test_runs_or_is_refused_with_the_reason(place, estimator):
     "place", ["conditional_two_layer:PAIR", "sequence:PAIR", "regression:PAIR", "undirected:QUADRATIC"]
 )
 def test_elbo_is_pyros_in_value_and_gradient(place, particles):
-    """Exact to 1e-9: Trace_ELBO under the same seed is ours times the rows (all N data: the batch is full)."""
+    """Exact to 1e-9: Trace_ELBO under the same seed is ours times the rows (all N data: the batch is
+    full)."""
     _, built, batch = make(place)
     rows = len(next(iter(batch.values()))) if batch else 1
     theirs = Trace_ELBO(
@@ -100,7 +110,9 @@ def test_elbo_is_pyros_in_value_and_gradient(place, particles):
 
 
 @pytest.mark.parametrize("particles", [1, 3])
-@pytest.mark.parametrize("place", ["mixture:PAIR", "mixture:IN_GUIDE", "undirected:SUMMED", "undirected:EXACT"])
+@pytest.mark.parametrize(
+    "place", ["mixture:PAIR", "mixture:IN_GUIDE", "undirected:SUMMED", "undirected:EXACT"]
+)
 def test_enumeration_is_pyros_in_value_and_gradient(place, particles):
     """Exact to 1e-9: TraceEnum_ELBO under the same seed is ours times the rows."""
     _, built, batch = make(place)
@@ -147,7 +159,8 @@ def test_a_missing_condition_is_named():
 
 
 def test_only_real_tokens_are_scored():
-    """Exact: what stands at a padded or masked place changes no score, and the hand sum over real tokens is ours."""
+    """Exact: what stands at a padded or masked place changes no score, and the hand sum over real tokens is
+    ours."""
     module, built, batch = make("sequence:PAIR")
     seen = module.real(len(batch["x"]), batch["lengths"], batch["mask"])
     other = {**batch, "x": torch.where(seen.T, batch["x"], (batch["x"] + 1) % module.SYMBOLS)}
@@ -186,7 +199,9 @@ def test_analytic_kl_of_a_masked_site_counts_real_tokens_only():
 def posterior_of(module, batch):
     x, y, noise = batch["x"], batch["y"], module.NOISE
     precision = torch.eye(module.SIZE) + x.T @ x / noise**2
-    return dist.MultivariateNormal(torch.linalg.solve(precision, x.T @ y / noise**2), precision_matrix=precision)
+    return dist.MultivariateNormal(
+        torch.linalg.solve(precision, x.T @ y / noise**2), precision_matrix=precision
+    )
 
 
 def test_global_evidence_is_elbo_plus_kl():
@@ -221,7 +236,8 @@ def test_mini_batches_average_to_the_full_batch():
 
 
 def test_penalties_stay_outside_and_groups_follow_their_own_loss():
-    """Exact to 1e-9: the bound has no penalty; the critic's gradient is that of its own loss, and no other's."""
+    """Exact to 1e-9: the bound has no penalty; the critic's gradient is that of its own loss, and no
+    other's."""
     _, built, batch = make("critic:PAIR")
     terms = built.score(batch, 2)
     bare = ELBO(particles=2).objective(terms, {})
@@ -248,8 +264,8 @@ def test_penalties_stay_outside_and_groups_follow_their_own_loss():
 
 
 def test_mean_field_bounds_log_z():
-    """Exact to 1e-9: enumerated under the guide, the bound is E_q[energy] + H(q) over the 16 states, below log Z;
-    enumerated in the model it is log Z, and its gradient the mean sufficient statistics."""
+    """Exact to 1e-9: enumerated under the guide, the bound is E_q[energy] + H(q) over the 16 states, below
+    log Z; enumerated in the model it is log Z, and its gradient the mean sufficient statistics."""
     module, built, _ = make("undirected:SUMMED")
     s, energy = module.energies(built.model)
     q = dist.Bernoulli(logits=built.guide.logits)
@@ -271,22 +287,29 @@ def test_mean_field_bounds_log_z():
 
 
 def test_score_function_on_spins_is_unbiased():
-    """40,000 draws, seed 0, mean within 4.5 standard errors of the enumerated gradient, in bound and gradient."""
+    """40,000 draws, seed 0, mean within 4.5 standard errors of the enumerated gradient, in bound and
+    gradient."""
     _, summed, _ = make("undirected:SUMMED")
     _, wanted = loss_and_gradients(ELBO(), summed, {})
     module, built, _ = make("undirected:PAIR")
     torch.manual_seed(0)
     # The particles of one call are averaged, so blocks of them are the independent draws.
-    blocks = [torch.autograd.grad(ELBO(particles=400).estimate(built, {}).losses["all"], built.guide.logits)[0] for _ in range(100)]
+    blocks = [
+        torch.autograd.grad(ELBO(particles=400).estimate(built, {}).losses["all"], built.guide.logits)[0]
+        for _ in range(100)
+    ]
     draws = torch.stack(blocks)
     z = (draws.mean(0) - wanted["guide.logits"]) / (draws.std(0) / 10)
     assert z.abs().max() < 4.5
-    assert module.SPINS == len(z)
+    assert len(z) == module.SPINS
 
 
 def test_real_undirected_model_is_bounded_by_log_z():
-    """IWAE with K = 50,000, seed 0, reaches the Gaussian log Z within .01; every ELBO draw's mean stays below it."""
+    """IWAE with K = 50,000, seed 0, reaches the Gaussian log Z within .01; every ELBO draw's mean stays
+    below it."""
     module, built, _ = make("undirected:QUADRATIC")
     torch.manual_seed(0)
-    assert IWAE(particles=50_000).estimate(built, {}).bound == pytest.approx(float(module.log_z_quadratic()), abs=0.01)
+    assert IWAE(particles=50_000).estimate(built, {}).bound == pytest.approx(
+        float(module.log_z_quadratic()), abs=0.01
+    )
     assert ELBO(particles=50_000).estimate(built, {}).bound < module.log_z_quadratic()

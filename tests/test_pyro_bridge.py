@@ -1,4 +1,7 @@
-"""Both ways into Pyro: our estimators as `loss=` of a stock SVI, Pyro's losses by name as estimators of ours."""
+"""Both ways into Pyro: our estimators as `loss=` of a stock SVI, Pyro's losses by name as estimators of
+ours."""
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportOptionalOperand=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 import pyro
 import pyro.distributions as dist
@@ -37,8 +40,8 @@ def label(estimator):
 
 @pytest.mark.parametrize("estimator", OURS, ids=label)
 def test_ours_trains_in_stock_svi(estimator):
-    """Exact to 1e-9: the value is ours times the rows, and five steps of SVI move every parameter as plain Adam on our
-    own gradients does."""
+    """Exact to 1e-9: the value is ours times the rows, and five steps of SVI move every parameter as plain
+    Adam on our own gradients does."""
     built, batch = build(MLP_VAE), bits(7)
     other = build(MLP_VAE)
     before = {name: p.detach().clone() for name, p in built.named_parameters()}
@@ -75,7 +78,8 @@ def test_plates_and_enumeration_are_said(place):
 
 
 def test_a_subsampled_plate_scales_by_all_data():
-    """Exact to 1e-9: under plate("data", N, subsample_size) with a global latent, SVI's loss is Trace_ELBO's."""
+    """Exact to 1e-9: under plate("data", N, subsample_size) with a global latent, SVI's loss is
+    Trace_ELBO's."""
     data = torch.randn(30)
 
     def model():
@@ -139,7 +143,10 @@ def test_instances_made_outside_of_the_library():
     batch = module.data()
     elbo = ELBO()(model, guide, observed=("y",), conditions=("x",))
     elbo(batch["x"], y=batch["y"]).backward()
-    assert {n for n, p in guide.named_parameters() if p.grad is not None} == {"loc_unconstrained", "scale_unconstrained"}
+    assert {n for n, p in guide.named_parameters() if p.grad is not None} == {
+        "loc_unconstrained",
+        "scale_unconstrained",
+    }
 
 
 # Pyro's losses, by name.
@@ -172,7 +179,9 @@ def test_pyros_losses_by_name(name, particles):
     theirs = stock(name, particles)
     if not hasattr(theirs, "loss_and_grads"):
         function = theirs
-        theirs = type("Called", (), {"loss_and_grads": staticmethod(lambda m, g, **b: _backward(function(m, g, **b)))})()
+        theirs = type(
+            "Called", (), {"loss_and_grads": staticmethod(lambda m, g, **b: _backward(function(m, g, **b)))}
+        )()
     value, wanted = pyro_loss_and_gradients(theirs, built, batch)
     value = value[0] if isinstance(value, tuple) else value
     assert float(loss) == pytest.approx(float(value) / 6, rel=1e-9)
@@ -193,9 +202,9 @@ def test_what_a_loss_of_pyros_lacks_is_said():
     with pytest.raises(UsageError, match="names no loss"):
         estimators.find("pyro")
     built, batch = build(MLP_VAE), bits(4)
-    with pytest.raises(UsageError, match="pyro:Trace_MMD.*kernel"):
+    with pytest.raises(UsageError, match=r"pyro:Trace_MMD.*kernel"):
         estimators.find("pyro:Trace_MMD,k=3")(built)(batch)
-    with pytest.raises(UsageError, match="pyro:RenyiELBO.*alpha"):
+    with pytest.raises(UsageError, match=r"pyro:RenyiELBO.*alpha"):
         estimators.find("pyro:RenyiELBO,alpha=1,particles=2")(built)(batch)
     _, critic, batch = make("critic:PAIR")
     loss = PyroLoss("Trace_ELBO")
@@ -205,7 +214,8 @@ def test_what_a_loss_of_pyros_lacks_is_said():
 
 
 def test_pyros_loss_leaves_gradients_and_random_numbers_alone():
-    """The gradient that was there stays; max_plate_nesting is said, so that the first call draws as the second does."""
+    """The gradient that was there stays; max_plate_nesting is said, so that the first call draws as the
+    second does."""
     built, batch = build(MLP_VAE), bits(4)
     for p in built.parameters():
         p.grad = torch.ones_like(p)
@@ -233,7 +243,8 @@ def _silent():
 
 @pytest.mark.parametrize("particles", [1, 2])
 def test_pyros_loss_on_mini_batches_beside_global_latents(particles):
-    """Exact to 1e-9: N / B on the data plate makes Trace_ELBO's gradient ours; one estimator serves two pairs."""
+    """Exact to 1e-9: N / B on the data plate makes Trace_ELBO's gradient ours; one estimator serves two
+    pairs."""
     loss = PyroLoss("Trace_ELBO", particles=particles)
     _, built, batch = make("regression:PAIR")
     part = {name: value[:6] for name, value in batch.items()}

@@ -56,7 +56,7 @@ def test_the_files_are_tidy(tmp_path):
         assert "NAME" not in text
         assert "CLASS" not in text
         ast.parse(text)
-        assert max(map(len, text.splitlines())) <= 120
+        assert max(map(len, text.splitlines())) <= 110
     names = {
         node.name
         for node in ast.walk(ast.parse((tmp_path / "my_other_vae.py").read_text()))

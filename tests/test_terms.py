@@ -1,4 +1,6 @@
 """Scoring: what goes into the terms, what is refused, and that nothing else is drawn or read."""
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportOptionalOperand=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 import math
 
@@ -91,7 +93,8 @@ def scaled_pair(rows: int, size: int | None, scale: float = 1.0):
 
 @pytest.mark.parametrize("particles", [1, 3])
 def test_a_subsampled_plate_keeps_the_elbo_right(particles):
-    """Exact to 1e-9: the subsample's N / B leaves the weights, so that ours is Trace_ELBO / N under one seed."""
+    """Exact to 1e-9: the subsample's N / B leaves the weights, so that ours is Trace_ELBO / N under one
+    seed."""
     model, guide = scaled_pair(12, 4)
     terms = score(model, guide, {}, particles=particles)
     assert (terms.rows, terms.num_data, terms.scaled) == (4, 12, ())
@@ -112,7 +115,7 @@ def test_a_scale_of_the_user_stays_inside_and_iwae_refuses_it():
         scaled = score(*scaled_pair(12, size, 3.0), {}, particles=2)
         torch.testing.assert_close(scaled.log_weight, 3 * plain.log_weight, rtol=1e-9, atol=1e-9)
         assert set(scaled.scaled) == {"x", "z"}
-        with pytest.raises(PairError, match="cannot take the scale of site '[xz]'"):
+        with pytest.raises(PairError, match=r"cannot take the scale of site '[xz]'"):
             IWAE(particles=2).refuse(scaled)
         ELBO(particles=2).refuse(scaled)
 
@@ -171,7 +174,7 @@ def test_a_silent_broadcast_is_an_error_that_names_the_site(validate, particles,
         with pyro.plate("data", 16, dim=-1):
             pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
 
-    with pyro.validation_enabled(validate), pytest.raises((PairError, ValueError), match="site '?x'? "):
+    with pyro.validation_enabled(validate), pytest.raises((PairError, ValueError), match=r"site '?x'? "):
         score(model, guide, {"x": torch.zeros(16)}, particles=particles)
 
 
@@ -180,7 +183,7 @@ def test_a_value_outside_the_support_names_the_site():
         with pyro.plate("data", 3, dim=-1):
             pyro.sample("x", dist.Bernoulli(torch.tensor(0.5)), obs=x)
 
-    with pytest.raises(PairError, match="site 'x' cannot be scored: .*support"):
+    with pytest.raises(PairError, match=r"site 'x' cannot be scored: .*support"):
         score(model, lambda x: None, {"x": torch.full((3,), 0.3)})
 
 
@@ -190,7 +193,9 @@ def test_a_value_outside_the_support_names_the_site():
 def simple(name="z", plate="data", dim=-1, observed=False, **sample):
     def guide(x=None):
         with pyro.plate(plate, 3, dim=dim):
-            pyro.sample(name, dist.Normal(torch.zeros(()), 1.0), obs=torch.zeros(3) if observed else None, **sample)
+            pyro.sample(
+                name, dist.Normal(torch.zeros(()), 1.0), obs=torch.zeros(3) if observed else None, **sample
+            )
 
     return guide
 
@@ -228,7 +233,8 @@ def test_an_auxiliary_guide_site_counts_against_the_bound():
 
 
 @pytest.mark.parametrize(
-    ("plate", "dim", "message"), [("rows", -1, 'plate called "data"'), ("data", -2, 'plate "data" is at dim -2')]
+    ("plate", "dim", "message"),
+    [("rows", -1, 'plate called "data"'), ("data", -2, 'plate "data" is at dim -2')],
 )
 def test_the_data_plate_is_where_it_belongs(plate, dim, message):
     model = simple("z", plate, dim)
@@ -241,7 +247,7 @@ def test_too_few_plates_declared():
         with pyro.plate("data", 3, dim=-1), pyro.plate("words", 2, dim=-2), pyro.plate("more", 4, dim=-3):
             pyro.sample("x", dist.Normal(torch.zeros(()), 1.0), obs=x)
 
-    with pytest.raises(PairError, match="'x'.*plates=1|'x'.*no plate"):
+    with pytest.raises(PairError, match=r"'x'.*plates=1|'x'.*no plate"):
         score(model, lambda x: None, {"x": torch.zeros(4, 2, 3)}, plates=1)
     assert score(model, lambda x: None, {"x": torch.zeros(4, 2, 3)}, plates=3).log_weight.shape == (1, 3)
 
@@ -318,7 +324,9 @@ def test_particles_one_after_another_are_the_same_terms():
     torch.testing.assert_close(terms.log_weight, wanted, rtol=1e-9, atol=1e-9)
     kl = terms.sites["z"].analytic_kl()
     assert kl.shape == (4, 5)
-    torch.testing.assert_close(kl[0], score(built.run_model, built.run_guide, batch).sites["z"].analytic_kl()[0])
+    torch.testing.assert_close(
+        kl[0], score(built.run_model, built.run_guide, batch).sites["z"].analytic_kl()[0]
+    )
 
 
 def test_pyro_differentiates_the_toy():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -74,7 +74,7 @@ def nothing(x, *, n=None):
     """A guide that proposes nothing."""
 
 
-def bernoulli_toy(guide=BernoulliGuide, how: str = "score") -> Built:
+def bernoulli_toy(guide: Any = BernoulliGuide, how: str = "score") -> Built:
     return build(Pair(model=bernoulli_model, guide=guide, data=None, discrete={"z": how}))  # type: ignore[dict-item]
 
 
@@ -153,26 +153,23 @@ def _touched(fn):
     return wrapped
 
 
-def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor], scale: float = 1.0, tolerance: float = 1e-9):
+def assert_same(
+    found: dict[str, Tensor], wanted: dict[str, Tensor], scale: float = 1.0, tolerance: float = 1e-9
+):
     assert found.keys() == wanted.keys()
     for name in found:
         torch.testing.assert_close(
-            found[name], wanted[name] / scale, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+            found[name],
+            wanted[name] / scale,
+            rtol=tolerance,
+            atol=tolerance,
+            msg=lambda m, n=name: f"{n}: {m}",
         )
 
 
 def z_score(draws: Tensor, truth: float | Tensor) -> Tensor:
     """(mean - truth) / standard error, over dim 0."""
     return (draws.mean(0) - truth) / (draws.std(0) / math.sqrt(len(draws)))
-
-
-def partitions(rows: int, size: int):
-    """Index tensors that together hold every row once."""
-    return list(torch.arange(rows).split(size))
-
-
-def subsets(rows: int, size: int):
-    return [torch.tensor(found) for found in itertools.combinations(range(rows), size)]
 
 
 def pair_names() -> list[str]:
@@ -185,9 +182,10 @@ def made(name: str, rows: int = 8) -> tuple[Built, dict[str, Tensor]]:
     built = build(pair)
     if not pair.observed:
         return built, {}
-    if pair.conditions or len(pair.observed) > 1:
+    if pair.data is not None and (pair.conditions or len(pair.observed) > 1):
         fields = load(pair.data).train
         return build(pair, load(pair.data)), fields.batch(torch.arange(rows))
     with torch.no_grad(), built.local():
         drawn = built.run_model(n=rows)
-    return built, {pair.observed[0]: drawn.detach()}
+    name = pair.observed[0]
+    return built, {name: drawn.detach()}

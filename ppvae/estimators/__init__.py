@@ -14,7 +14,18 @@ from ppvae.estimators.pyro_bridge import LOSSES, AsPyro, PyroLoss
 
 ESTIMATORS: dict[str, type[Estimator]] = {"elbo": ELBO, "analytic_kl": AnalyticKL, "iwae": IWAE}
 
-__all__ = ["ELBO", "ESTIMATORS", "IWAE", "AnalyticKL", "AsPyro", "Estimator", "Needs", "Objective", "PyroLoss", "find"]
+__all__ = [
+    "ELBO",
+    "ESTIMATORS",
+    "IWAE",
+    "AnalyticKL",
+    "AsPyro",
+    "Estimator",
+    "Needs",
+    "Objective",
+    "PyroLoss",
+    "find",
+]
 
 
 def find(text: str | Estimator) -> Estimator:
@@ -29,7 +40,9 @@ def find(text: str | Estimator) -> Estimator:
     options = [part.strip() for part in rest.split(",") if part.strip()]
     if name == "pyro":
         if not options or "=" in options[0]:
-            raise UsageError(f"estimator {text!r} names no loss: write pyro:NAME with NAME one of {', '.join(LOSSES)}")
+            raise UsageError(
+                f"estimator {text!r} names no loss: write pyro:NAME with NAME one of {', '.join(LOSSES)}"
+            )
         return _made(PyroLoss, text, _options(options[1:], text), name=options[0])
     if name not in ESTIMATORS:
         known = [*ESTIMATORS, *(f"pyro:{loss}" for loss in LOSSES)]
@@ -47,7 +60,9 @@ def _options(parts: list[str], text: str) -> dict[str, Any]:
             number = float(value)
         except ValueError:
             raise UsageError(f"estimator {text!r}: {value!r} is no number") from None
-        options["particles" if key == "k" else key] = int(number) if number.is_integer() and "." not in value else number
+        options["particles" if key == "k" else key] = (
+            int(number) if number.is_integer() and "." not in value else number
+        )
     return options
 
 
@@ -56,7 +71,9 @@ def _made(cls: type[Estimator], text: str, options: dict[str, Any], **given: Any
     open_ended = cls is PyroLoss
     for key in options:
         if key not in known and not open_ended:
-            raise UsageError(f"estimator {text!r} has no option {key!r}{nearest(key, known)} It has: {', '.join(known)}")
+            raise UsageError(
+                f"estimator {text!r} has no option {key!r}{nearest(key, known)} It has: {', '.join(known)}"
+            )
     try:
         return cls(**given, **options)
     except (TypeError, ValueError) as error:

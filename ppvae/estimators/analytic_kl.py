@@ -12,9 +12,9 @@ from ppvae.terms import Site, Terms
 class AnalyticKL(ELBO):
     """L(x) = E_q[log p(x | z)] - sum_sites E_q[KL(q(z_i | parents), p(z_i | parents))].
 
-    Lower bound; unbiased; usually, not always, of lower variance than the sampled ratio. Sites whose KL has no closed
-    form keep log p - log q. Needs guide and model to draw the latents in one order: otherwise a site's prior depends on a
-    draw that itself depends on the site, and the closed form is biased.
+    Lower bound; unbiased; usually, not always, of lower variance than the sampled ratio. Sites whose KL has
+    no closed form keep log p - log q. Needs guide and model to draw the latents in one order: otherwise a
+    site's prior depends on a draw that itself depends on the site, and the closed form is biased.
 
     Knobs: `beta`, `free_bits` as in `elbo`. Reference: Kingma & Welling (2014), appendix B.
     """
@@ -27,6 +27,6 @@ class AnalyticKL(ELBO):
         super().refuse(terms)
         if terms.order_p != terms.order_q:
             raise PairError(
-                f"analytic_kl needs one order of the latents, but the model draws {list(terms.order_p)} and the guide "
-                f"{list(terms.order_q)}: reorder the guide, or use elbo"
+                f"analytic_kl needs one order of the latents, but the model draws "
+                f"{list(terms.order_p)} and the guide {list(terms.order_q)}: reorder the guide, or use elbo"
             )

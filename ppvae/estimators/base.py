@@ -1,8 +1,8 @@
 """What an estimator is: from the terms of a batch to a bound and to what is differentiated.
 
-To write one, subclass `Estimator`, say what it `needs`, and define `objective(terms, knobs)`. All else follows: it
-trains any pair by `fit(pair, estimator=Mine())`, `Mine()(built)(batch)` is its loss as a module, and `as_pyro` makes it
-the `loss=` of a stock `pyro.infer.SVI`.
+To write one, subclass `Estimator`, say what it `needs`, and define `objective(terms, knobs)`. All else
+follows: it trains any pair by `fit(pair, estimator=Mine())`, `Mine()(built)(batch)` is its loss as a module,
+and `as_pyro` makes it the `loss=` of a stock `pyro.infer.SVI`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ class Objective:
     bound: Tensor | None
     """Per datum, (B,), in nats, higher is better; None where there is no bound."""
     losses: dict[str, Tensor]
-    """What is differentiated, a scalar in nats per datum by optimizer group; `all` stands for every group that has
-    no loss of its own."""
+    """What is differentiated, a scalar in nats per datum by optimizer group; `all` stands for every group
+    that has no loss of its own."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
     """What is logged beside the losses: detached scalars on the device, in nats per datum."""
 
 
 class Estimator(nn.Module):
-    """Base of all estimators. State that must survive (baselines, averages) goes into buffers and parameters."""
+    """Base of all estimators. State that must survive (baselines, averages) goes into buffers and
+    parameters."""
 
     needs = Needs()
 
@@ -64,7 +65,9 @@ class Estimator(nn.Module):
         """Score the batch under a built pair, refuse what cannot be right, and add the pair's penalties."""
         terms = built.score(batch, self.particles)
         self.refuse(terms)
-        objective = with_penalties(self.objective(terms, knobs or {}), terms, further=frozenset(built.pair.groups))
+        objective = with_penalties(
+            self.objective(terms, knobs or {}), terms, further=frozenset(built.pair.groups)
+        )
         return dataclasses.replace(objective, metrics=metrics(terms))
 
     def refuse(self, terms: Terms) -> None:
@@ -75,28 +78,31 @@ class Estimator(nn.Module):
                 if site.q is not None and site.how == "score":
                     raise PairError(
                         f"{name} needs a reparameterized guide, but {site.name!r} is drawn from a "
-                        f"{type(site.q).__name__}: use elbo, or enumerate it with Pair(discrete={{{site.name!r}: "
-                        "'enumerate'})"
+                        f"{type(site.q).__name__}: use elbo, or enumerate it with "
+                        f"Pair(discrete={{{site.name!r}: 'enumerate'}})"
                     )
         obstacle = weights_obstacle(terms) if self.needs.weights else None
         if obstacle:
             raise PairError(f"{name} {obstacle}: use elbo")
 
     def forward(self, model: Any, guide: Any = None, **options: Any) -> nn.Module:
-        """A module whose call on a batch is the loss: `estimator(built)(batch)` or `estimator(model, guide)(x)`."""
+        """A module whose call on a batch is the loss: `estimator(built)(batch)` or `estimator(model,
+        guide)(x)`."""
         from ppvae.estimators.loss import Loss
 
         return Loss(self, model, guide, **options)
 
     def as_pyro(self, plates: int = 1, **options: Any) -> Any:
-        """This estimator as the `loss=` of a stock `pyro.infer.SVI`, scaled as Pyro scales: times the rows."""
+        """This estimator as the `loss=` of a stock `pyro.infer.SVI`, scaled as Pyro scales: times the
+        rows."""
         from ppvae.estimators.pyro_bridge import AsPyro
 
         return AsPyro(self, plates=plates, **options)
 
 
 def with_penalties(objective: Objective, terms: Terms, further: frozenset[str] = frozenset()) -> Objective:
-    """Add each penalty to the losses of its group; one without a group goes to all but the `further` groups."""
+    """Add each penalty to the losses of its group; one without a group goes to all but the `further`
+    groups."""
     if not terms.penalties:
         return objective
     losses = dict(objective.losses)
@@ -104,8 +110,8 @@ def with_penalties(objective: Objective, terms: Terms, further: frozenset[str] =
     for name, penalty in terms.penalties.items():
         if penalty.group not in (None, *groups):
             raise PairError(
-                f"penalty {name!r} is for the group {penalty.group!r}{nearest(str(penalty.group), groups)} Declare it in "
-                "Pair(groups=)"
+                f"penalty {name!r} is for the group {penalty.group!r}{nearest(str(penalty.group), groups)} "
+                "Declare it in Pair(groups=)"
             )
         if penalty.group and penalty.group not in {*losses, *further} and "all" in losses:
             losses[penalty.group] = losses["all"]  # which no longer serves a group that has a loss of its own
@@ -116,18 +122,19 @@ def with_penalties(objective: Objective, terms: Terms, further: frozenset[str] =
 
 
 def weights_obstacle(terms: Terms) -> str | None:
-    """Why the importance weights of these terms are not one number per datum and draw; None where they are."""
+    """Why the importance weights of these terms are not one number per datum and draw; None where they
+    are."""
     if terms.has_global and not terms.joint:
         return "weighs each datum by itself, but with global latents the weights are joint over all data"
     if terms.scaled:
         return (
-            f"cannot take the scale of site {terms.scaled[0]!r}: inside the logsumexp it gives a Renyi bound of another "
-            "order, which may exceed the evidence; write the model unscaled"
+            f"cannot take the scale of site {terms.scaled[0]!r}: inside the logsumexp it gives a Renyi "
+            "bound of another order, which may exceed the evidence; write the model unscaled"
         )
     if terms.expected:
         return (
-            f"cannot take {terms.expected[0]!r}, which the guide enumerates: leave it out of the guide, so that the model "
-            "sums it out"
+            f"cannot take {terms.expected[0]!r}, which the guide enumerates: leave it out of the guide, so "
+            "that the model sums it out"
         )
     if bounds := terms.of("bound"):
         return f"cannot take {bounds[0].name!r}, which is an estimate of a bound and no log-weight"

@@ -13,13 +13,14 @@ from ppvae.terms import Site, Terms
 class ELBO(Estimator):
     """L(x) = E_q[log p(x, z) - log q(z | x)], by the mean of K draws.
 
-    Lower bound; unbiased, value and gradient; variance ~ 1/K. Reparameterized latents are differentiated through their
-    draws; others by the score function, grad log q(z | x) (log w), per datum (no baseline). Global latents enter once,
-    divided by the number of data N.
+    Lower bound; unbiased, value and gradient; variance ~ 1/K. Reparameterized latents are differentiated
+    through their draws; others by the score function, grad log q(z | x) (log w), per datum (no baseline).
+    Global latents enter once, divided by the number of data N.
 
-    Knobs: `beta` weighs the rate in what is optimized, distortion + beta * rate (Higgins et al. 2017; a warm-up
-    schedules it from 0). `free_bits` = lambda replaces each local site's rate by max(batch mean of the rate, lambda), in
-    nats per datum (Kingma et al. 2016, section C.8). The reported bound always has beta = 1 and no free bits.
+    Knobs: `beta` weighs the rate in what is optimized, distortion + beta * rate (Higgins et al. 2017; a
+    warm-up schedules it from 0). `free_bits` = lambda replaces each local site's rate by max(batch mean of
+    the rate, lambda), in nats per datum (Kingma et al. 2016, section C.8). The reported bound always has
+    beta = 1 and no free bits.
 
     Reference: Kingma & Welling (2014), arXiv:1312.6114; Ranganath et al. (2014), arXiv:1401.0118. Equals
     `pyro.infer.Trace_ELBO` in value and gradient under one seed, which is this times the number of rows.
@@ -40,7 +41,9 @@ class ELBO(Estimator):
         beta = knob(knobs, "beta", self.beta)
         ratios = {s.name: self.site_ratio(s, terms) for s in terms.of("local", "bound")}
         outside = {s.name: self.site_ratio(s, terms) for s in terms.of("global")}
-        observed_outside = terms.log_global - sum((s.log_ratio for s in terms.of("global")), terms.log_global * 0)
+        observed_outside = terms.log_global - sum(
+            (s.log_ratio for s in terms.of("global")), terms.log_global * 0
+        )
         log_likelihood = terms.log_likelihood
         rate = self._free([-r for r in ratios.values()], knobs, log_likelihood)
         global_rate = -sum(outside.values(), torch.zeros_like(terms.log_global))
@@ -48,7 +51,9 @@ class ELBO(Estimator):
         global_part = (observed_outside - beta * global_rate) / terms.num_data
         loss = -optimized.mean() - global_part.mean()
         loss = loss - self._score_function(terms, optimized, global_part)
-        bound = log_likelihood.mean(0) + sum((r.mean(0) for r in ratios.values()), torch.zeros_like(log_likelihood[0]))
+        bound = log_likelihood.mean(0) + sum(
+            (r.mean(0) for r in ratios.values()), torch.zeros_like(log_likelihood[0])
+        )
         bound = bound + (observed_outside - global_rate).mean() / terms.num_data
         return Objective(bound.detach(), {"all": loss})
 

@@ -11,14 +11,14 @@ from ppvae.terms import Terms
 class IWAE(Estimator):
     """L_K(x) = E log (1/K) sum_k w_k, w_k = p(x, z_k) / q(z_k | x), z_k ~ q(z | x).
 
-    Lower bound, tighter in expectation as K grows, log p(x) - L_K ~ Var(w) / (2 K p(x)^2). The estimate of L_K and its
-    gradient is unbiased; the signal-to-noise ratio of the guide's gradient falls as 1/sqrt(K) (Rainforth et al. 2018).
-    Weights are per datum. K = 1 is the ELBO.
+    Lower bound, tighter in expectation as K grows, log p(x) - L_K ~ Var(w) / (2 K p(x)^2). The estimate of
+    L_K and its gradient is unbiased; the signal-to-noise ratio of the guide's gradient falls as 1/sqrt(K)
+    (Rainforth et al. 2018). Weights are per datum. K = 1 is the ELBO.
 
     Knob: `beta` weighs the rate inside the weights that are optimized; the reported bound has beta = 1.
 
-    Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519. Equals `pyro.infer.RenyiELBO(alpha=0)` on an
-    unscaled model, per datum.
+    Reference: Burda, Grosse & Salakhutdinov (2016), arXiv:1509.00519. Equals `pyro.infer.RenyiELBO(alpha=0)`
+    on an unscaled model, per datum.
     """
 
     needs = Needs(reparameterized=True, weights=True)

@@ -17,7 +17,8 @@ from ppvae.pair import Pair
 class Loss(nn.Module):
     """`Loss(estimator, built)(batch)` or `Loss(estimator, model, guide)(x)`: the loss in nats per datum.
 
-    Its gradient is the estimator's for every parameter, also where several optimizer groups have losses of their own.
+    Its gradient is the estimator's for every parameter, also where several optimizer groups have losses of
+    their own.
     """
 
     def __init__(self, estimator: Estimator, model: Any, guide: Any = None, **pair: Any):
@@ -33,7 +34,9 @@ class Loss(nn.Module):
             batch = {**args[0], **batch}
         elif args:
             model = self.built.model
-            names = list(inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters)
+            names = list(
+                inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
+            )
             batch = {**dict(zip(names, args, strict=False)), **batch}
         objective = self.estimator.estimate(self.built, batch)
         if set(objective.losses) == {"all"}:
@@ -52,7 +55,9 @@ def group_gradients(
     `all` serves every group without a loss of its own, a pair's further groups excepted.
     """
     groups = built.groups()
-    own = {f"estimator.{n}": p for n, p in estimator.named_parameters() if p.requires_grad} if estimator else {}
+    own = (
+        {f"estimator.{n}": p for n, p in estimator.named_parameters() if p.requires_grad} if estimator else {}
+    )
     if own:
         groups["estimator"] = own
     losses = objective.losses

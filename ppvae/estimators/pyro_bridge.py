@@ -66,7 +66,9 @@ class AsPyro(PyroELBO):
         further = frozenset(p.group for p in terms.penalties.values() if p.group)
         losses = with_penalties(self.estimator.objective(terms, {}), terms, further).losses
         if set(losses) != {"all"}:
-            raise PairError(f"SVI has one loss, but this one has {sorted(losses)}: train with ppvae.fit instead")
+            raise PairError(
+                f"SVI has one loss, but this one has {sorted(losses)}: train with ppvae.fit instead"
+            )
         return losses["all"] * terms.num_data
 
     def loss(self, model, guide, *args, **kwargs) -> float:
@@ -83,8 +85,8 @@ class AsPyro(PyroELBO):
 class PyroLoss(Estimator):
     """A loss of Pyro's by its class name, as `pyro:NAME` on the command line.
 
-    Value and gradient are Pyro's own, divided by N. It reads numbers back from the device in every step, and where
-    Pyro's estimator is joint over the batch or wrong under a scale, so is this one.
+    Value and gradient are Pyro's own, divided by N. It reads numbers back from the device in every step, and
+    where Pyro's estimator is joint over the batch or wrong under a scale, so is this one.
     """
 
     def __init__(self, name: str = "Trace_ELBO", particles: int = 1, **options: Any):
@@ -101,14 +103,20 @@ class PyroLoss(Estimator):
         # max_plate_nesting is said, never guessed: guessing draws random numbers on the first call.
         if plates not in self._losses:
             cls = getattr(pyro.infer, self.name)
-            options = {"num_particles": self.particles, "max_plate_nesting": plates, "vectorize_particles": True}
+            options = {
+                "num_particles": self.particles,
+                "max_plate_nesting": plates,
+                "vectorize_particles": True,
+            }
             if self.name == "TraceTailAdaptive_ELBO" or self.particles == 1:
                 options["vectorize_particles"] = self.particles > 1
             if not issubclass(cls, PyroELBO):  # EnergyDistance counts its plate of particles itself
                 options.pop("vectorize_particles")
                 options["max_plate_nesting"] = plates + 1
             if self.name == "TraceTailAdaptive_ELBO" and self.particles == 1:
-                raise UsageError("pyro:TraceTailAdaptive_ELBO needs two particles or more: write particles=10")
+                raise UsageError(
+                    "pyro:TraceTailAdaptive_ELBO needs two particles or more: write particles=10"
+                )
             try:
                 self._losses[plates] = cls(**{**options, **self.options})
             except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
@@ -158,7 +166,11 @@ def _configured(fn, built: Built):
     names = built.enumerated
     if not names:
         return fn
-    return poutine.infer_config(fn, lambda site: {"enumerate": "parallel"} if site["name"] in names else {})
+
+    def config(site) -> Any:
+        return {"enumerate": "parallel"} if site["name"] in names else {}
+
+    return poutine.infer_config(fn, config)
 
 
 def _touched(fn):

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ppvae.build import Built
 from ppvae.errors import PPVAEError
-from ppvae.linter import coupling, parameters, places, recipe, shapes, structure, values
+from ppvae.linter import coupling, parameters, places, recipe, search, shapes, structure, values
 from ppvae.linter.report import Report, Row
-from ppvae.linter.subject import POOL, Subject, as_data, pool, rows, take, untouched
+from ppvae.linter.subject import POOL, Subject, as_data, pool, rows, take, told, untouched
 from ppvae.pair import Pair
 from ppvae.registry import find
 
@@ -70,7 +70,8 @@ def check(
     with untouched(built):
         subject = Subject(pair, report, seed, built=built)  # type: ignore[arg-type]
         if _prepare(subject, data, batch, dict(sizes or {})):
-            with untouched(subject.built):
+            outside = [m for role in ("model", "guide") for m in search.modules(subject.part(role))]
+            with untouched(subject.built, *outside):
                 _stages(subject)
     report.findings.sort(key=lambda finding: ("error", "warning", "note").index(finding.level))
     return report
@@ -86,8 +87,7 @@ def _prepare(subject: Subject, data: Any, batch: Any, sizes: dict[str, Any]) -> 
     try:
         subject.pair = find(subject.pair)
     except PPVAEError as error:
-        message, _, fix = str(error).rpartition(": ")
-        report.findings.append(_unplaced("pair", message or str(error), fix))
+        report.findings.append(_unplaced("pair", *told(error)))
     except Exception as error:
         where = places.of_exception(error, _prepare.__code__)
         if isinstance(error, SyntaxError):
@@ -103,8 +103,8 @@ def _prepare(subject: Subject, data: Any, batch: Any, sizes: dict[str, Any]) -> 
         subject.data = as_data(subject.pair, data, batch)
         subject.pool = pool(subject.data, batch)
     except PPVAEError as error:
-        message, _, fix = str(error).rpartition(": ")
-        subject.error("data", message or str(error), places.of_pair(subject.pair, "data"), fix)
+        message, fix = told(error)
+        subject.error("data", message, places.of_pair(subject.pair, "data"), fix)
         return False
     except Exception as error:
         text = f"no batch can be taken from the data, {type(error).__name__}: {error}"

@@ -61,10 +61,12 @@ def leakage(subject: Subject) -> None:
                 record = run.sites.get(name)
                 subject.error(
                     "leakage",
-                    f"data leak into each other: another datum 0 changes the {role}'s log-probability of site {name!r} "
+                    f"data leak into each other: another datum 0 changes the {role}'s log-probability of "
+                    f"site {name!r} "
                     "for other data",
                     record.place if record is not None else places.of_forward(subject.part(role)),
-                    f"let no operation of the {role} mix rows: no mean, norm, softmax or attention over dim 0, no "
+                    f"let no operation of the {role} mix rows: no mean, norm, softmax or attention over "
+                    "dim 0, no "
                     "reshape that mixes data; LayerNorm rather than statistics of the batch",
                     name,
                 )
@@ -77,7 +79,8 @@ def _norms(subject: Subject) -> None:
         name = next(iter(norms))
         subject.warn(
             "batchnorm",
-            f"{len(norms)} BatchNorm layer(s) couple the data of a batch while training: log_weight of one datum then "
+            f"{len(norms)} BatchNorm layer(s) couple the data of a batch while training: log_weight of one "
+            "datum then "
             "depends on the others; data were compared in evaluation mode",
             places.of_parameter(subject.built, name + ".weight"),
             "use LayerNorm or GroupNorm, or know that the training bound is one on the batch",
@@ -186,7 +189,8 @@ def _compare(subject: Subject, together: Terms, drawn: Mapping[str, Any], plates
                     record = (subject.guide if role == "guide" else subject.model).sites.get(name)
                     subject.error(
                         "particles",
-                        f"several particles at once give another log-probability of site {name!r} in the {role} than "
+                        f"several particles at once give another log-probability of site {name!r} in the "
+                        f"{role} than "
                         "one after another: a net does not accept leading dims",
                         record.place if record is not None else places.of_forward(subject.part(role)),
                         PARTICLE_FIX,
@@ -235,7 +239,7 @@ def sampling(subject: Subject) -> None:
         return
     for name in pair.observed:
         site = run.sites.get(name)
-        if site is None or not site.in_data:
+        if site is None or not site.in_data or any(f.code == "subsample" for f in subject.report.findings):
             continue
         drawn = tuple(site.fn.batch_shape)[-1:]
         if drawn != (2,):
@@ -266,7 +270,8 @@ def amortized(subject: Subject) -> None:
                 "unamortized",
                 f"q({name}) inside the plate 'data' is the same for every datum",
                 site.place,
-                f"make it depend on x; or, if all data share one {name}, move it in front of the plate in model and guide",
+                f"make it depend on x; or, if all data share one {name}, move it in front of the plate in "
+                "model and guide",
                 name,
             )
 

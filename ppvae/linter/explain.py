@@ -11,7 +11,7 @@ from torch import Tensor
 from ppvae.errors import PairError
 from ppvae.linter.places import NOWHERE, Place
 from ppvae.linter.record import Record, Run
-from ppvae.linter.subject import Subject, rows
+from ppvae.linter.subject import Subject, rows, told
 from ppvae.terms import DATA_PLATE
 
 _DTYPES = (
@@ -62,7 +62,7 @@ def explain(subject: Subject, run: Run, inputs: dict[str, Any], phase: str = "pl
         return
     if phase == "particles":
         named = _named(run, text) if isinstance(error, PairError) else None
-        said = text.rpartition(": ")[0] if isinstance(error, PairError) else f"{type(error).__name__}: {text}"
+        said = told(error)[0] if isinstance(error, PairError) else f"{type(error).__name__}: {text}"
         subject.error(
             "particles",
             f"the {'pair' if run.role == 'score' else run.role} fails with several particles at once, {said}",
@@ -109,6 +109,20 @@ def explain(subject: Subject, run: Run, inputs: dict[str, Any], phase: str = "pl
         subject.error(
             "exception", f"the {run.role}'s class: {text}", where, "call super().__init__() first in __init__"
         )
+    elif isinstance(error, IndexError):
+        whole = {n: v for n, v in inputs.items() if isinstance(v, Tensor) and not v.is_floating_point()}
+        ranges = ", ".join(f"{n} takes {int(v.min())}..{int(v.max())}" for n, v in whole.items() if v.numel())
+        most = max((int(v.max()) + 1 for v in whole.values() if v.numel()), default=0)
+        subject.error(
+            "out-of-range",
+            f"an index is out of range in the {run.role}: {text}"
+            + (f" ({ranges} in this batch)" if ranges else ""),
+            where,
+            f"make what is indexed hold at least {most} entries; a constructor argument y_classes is "
+            "filled from the data"
+            if ranges
+            else "index within the data: " + _shapes(inputs),
+        )
     elif "NoneType" in text:
         subject.error(
             "none-input",
@@ -141,7 +155,8 @@ def duplicates(subject: Subject, run: Run) -> None:
                 "duplicate-plate",
                 f"the plate {record.name!r} is made twice in the {run.role}, first at {line}",
                 record.place,
-                f"make it once, data = pyro.plate({record.name!r}, rows, dim=-1), and enter it with `with data:` twice",
+                f"make it once, data = pyro.plate({record.name!r}, rows, dim=-1), and enter it with `with "
+                "data:` twice",
                 record.name,
             )
         elif "plate" in kinds:
@@ -222,7 +237,8 @@ def _plate_mismatch(subject: Subject, run: Run, text: str, where: Place) -> bool
     shape = tuple(_local(run.error, "actual_batch_shape") or (int(other),))
     subject.error(
         "to-event",
-        f"site {site!r} of the {run.role} has batch_shape {shape}, whose dim {dim} of size {other} lies in the "
+        f"site {site!r} of the {run.role} has batch_shape {shape}, whose dim {dim} of size {other} lies in "
+        "the "
         f"plate {plate!r} of size {size}",
         where,
         f"make what belongs to one datum an event, .to_event({max(1, len(shape) - 1)}), or give x and the "
@@ -265,7 +281,8 @@ def _constraint(subject: Subject, run: Run, text: str, where: Place) -> bool:
         "constraint",
         f"{name} of the {distribution} in the {run.role} violates {constraint}",
         where,
-        f"pass it through {fixes.get(constraint, 'a transform into the constraint, see torch.distributions.transform_to')}",
+        "pass it through "
+        f"{fixes.get(constraint, 'a transform into the constraint, see torch.distributions.transform_to')}",
     )
     return True
 
@@ -276,7 +293,8 @@ def _argument(subject: Subject, run: Run, error: Exception, text: str, where: Pl
         return False
     subject.error(
         "argument",
-        f"the {run.role} needs {missing.group(1)}, which is no field of the data ({', '.join(inputs) or 'none given'})",
+        f"the {run.role} needs {missing.group(1)}, which is no field of the data "
+        f"({', '.join(inputs) or 'none given'})",
         where if where.file else NOWHERE,
         "name the arguments as the fields are named, or give them a default",
     )
@@ -291,7 +309,7 @@ def _named(run: Run, text: str) -> Record | None:
 
 def _refused(subject: Subject, run: Run, text: str, where: Place) -> None:
     record = _named(run, text)
-    message, _, fix = text.rpartition(": ") if ": " in text else (text, "", "")
+    message, fix = told(PairError(text))
     if record is not None:
         subject.error("refused", message, record.place, fix, record.name)
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.linter import places
+from ppvae.linter import places, search
 from ppvae.linter.explain import explain
 from ppvae.linter.places import NOWHERE, Place
 from ppvae.linter.subject import Subject
@@ -27,16 +27,21 @@ def check(subject: Subject) -> None:
     registered = {id(p) for p in named.values()}
     _hidden(subject, [leaf for key, leaf in reached.items() if key not in registered])
     copies = _copies(subject)
+    unreached: dict[Place, list[str]] = {}
     for name, parameter in built.named_parameters():
         if parameter.requires_grad and id(parameter) not in reached and name not in copies:
             where, shown = _place(subject, name)
-            subject.error(
-                "no-gradient",
-                f"parameter {shown!r} reaches neither the terms nor a penalty, so it is never trained",
-                where,
-                "use it (is a .detach() or torch.no_grad() in the way?), delete it, or freeze it with requires_grad_(False)",
-                shown,
-            )
+            unreached.setdefault(where, []).append(shown)
+    for where, names in unreached.items():
+        more = f" (and {len(names) - 1} more of that line)" if len(names) > 1 else ""
+        subject.error(
+            "no-gradient",
+            f"parameter {names[0]!r}{more} reaches neither the terms nor a penalty, so it is never trained",
+            where,
+            "use it (is a .detach() or torch.no_grad() in the way?), delete it, or freeze it with "
+            "requires_grad_(False)",
+            names[0],
+        )
     if subject.report.ok:
         _gradients(subject, [terms for terms in draws if terms is not None])
 
@@ -96,7 +101,7 @@ def _hidden(subject: Subject, leaves: list[Tensor]) -> None:
     for leaf in leaves:
         found = None
         for role in ("guide", "model"):
-            found = found or _find(subject.part(role), leaf, role)
+            found = found or search.find(subject.part(role), leaf, role)
         if found is None:
             shown, place, fix = (
                 "a tensor",
@@ -105,7 +110,7 @@ def _hidden(subject: Subject, leaves: list[Tensor]) -> None:
             )
             group: tuple[Any, ...] = ("?",)
         else:
-            shown, owner, attribute, kind = found
+            shown, owner, attribute, kind = found.path, found.owner, found.attribute, found.kind
             group = (id(owner), attribute)
             if isinstance(owner, types.FunctionType):
                 place = places.of_name(owner, attribute)
@@ -126,71 +131,38 @@ def _hidden(subject: Subject, leaves: list[Tensor]) -> None:
         said.add(group)
         subject.error(
             "unregistered",
-            f"{shown}, of shape {tuple(leaf.shape)}, needs a gradient but is no registered parameter: no optimizer sees it",
+            f"{shown}, of shape {tuple(leaf.shape)}, needs a gradient but is no registered parameter: no "
+            "optimizer sees it",
             place,
             fix,
             shown,
         )
 
 
-def _find(root: Any, leaf: Tensor, name: str) -> tuple[str, Any, str, str] | None:
-    """(path, owner, its attribute, list | dict | other): breadth first, so that the shortest path is named."""
-    queue: list[tuple[Any, str, Any, str, str, int]] = [(root, name, root, "", "other", 0)]
-    seen: set[int] = set()
-    while queue:
-        thing, path, owner, attribute, kind, depth = queue.pop(0)
-        if thing is leaf:
-            return path, owner, attribute, kind
-        if id(thing) in seen or depth > 8 or isinstance(thing, Tensor | str | int | float | types.ModuleType):
+def shared(subject: Subject) -> None:
+    """A module that a function reads from outside of itself serves every fit."""
+    known = {id(module) for module in subject.built.modules()}
+    for role in ("model", "guide"):
+        part = subject.part(role)
+        if not isinstance(part, types.FunctionType):
             continue
-        seen.add(id(thing))
-        for part, step, key in _members(thing):
-            if isinstance(thing, list | tuple | Mapping):
-                # The attribute that holds the container is the one to change.
-                inner = "dict" if isinstance(thing, Mapping) else "list"
-                queue.append(
-                    (part, path + step, owner, attribute, inner if kind == "other" else kind, depth + 1)
+        for held in search.walk(part, role):
+            outside = isinstance(held.thing, nn.Module) and id(held.thing) not in known
+            if (
+                outside
+                and isinstance(held.owner, types.FunctionType)
+                and any(True for _ in held.thing.parameters())
+            ):
+                subject.warn(
+                    "shared-module",
+                    f"the {role} uses the module {held.attribute!r}, which is made outside of it: two fits "
+                    "share it",
+                    places.of_name(held.owner, held.attribute),
+                    f"write the {role} as a class that owns it, class {role.title()}(PyroModule), and pass "
+                    "the class",
+                    held.attribute,
                 )
-            elif isinstance(thing, nn.Module) and not places.is_users(_file(thing)):
-                queue.append((part, path + step, owner, attribute, kind, depth + 1))
-            else:
-                queue.append((part, path + step, thing, key, "other", depth + 1))
-    return None
-
-
-def _file(thing: Any) -> str:
-    return places.of_object(type(thing)).file or "<unknown>"
-
-
-def _members(thing: Any) -> list[tuple[Any, str, str]]:
-    if isinstance(thing, types.MethodType):
-        return [(thing.__self__, "", "")]
-    if isinstance(thing, types.FunctionType):
-        cells = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=False)
-        enclosed = [(name, cell.cell_contents) for name, cell in cells if _filled(cell)]
-        loaded = [
-            (name, thing.__globals__[name]) for name in thing.__code__.co_names if name in thing.__globals__
-        ]
-        return [
-            (value, f": {name}", name) for name, value in [*enclosed, *loaded] if not isinstance(value, type)
-        ]
-    if isinstance(thing, Mapping):
-        return [(value, f"[{key!r}]", str(key)) for key, value in thing.items()]
-    if isinstance(thing, list | tuple):
-        return [(value, f"[{i}]", str(i)) for i, value in enumerate(thing)]
-    if isinstance(thing, nn.Module):
-        held = {**thing._parameters, **thing._buffers, **thing._modules}
-        own = {k: v for k, v in vars(thing).items() if k not in ("_parameters", "_buffers", "_modules")}
-        return [(value, f".{key}", key) for key, value in {**held, **own}.items()]
-    return [(value, f".{key}", key) for key, value in getattr(thing, "__dict__", {}).items()]
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
+                return
 
 
 def _gradients(subject: Subject, draws: list[Terms]) -> None:
@@ -204,7 +176,8 @@ def _gradients(subject: Subject, draws: list[Terms]) -> None:
                     "nonfinite",
                     f"the gradient of parameter {shown!r} is nan or inf at initialization",
                     where,
-                    "look for sqrt or norm at 0, log of 0, and torch.where that hides a nan; add a small constant inside",
+                    "look for sqrt or norm at 0, log of 0, and torch.where that hides a nan; add a small "
+                    "constant inside",
                     shown,
                 )
                 return

@@ -163,7 +163,9 @@ def of_pair(pair: Pair, keyword: str | None = None) -> Place:
 def _pair_call(pair: Pair, home: Place) -> ast.Call | None:
     """The `Pair(...)` of the file that says most of what `pair` says; of several, the nearest below its part."""
     tree = _tree(home.file) if home.file and is_users(home.file) else None
-    calls = [n for n in (ast.walk(tree) if tree else ()) if isinstance(n, ast.Call) and _last(n.func) == "Pair"]
+    calls = [
+        n for n in (ast.walk(tree) if tree else ()) if isinstance(n, ast.Call) and _last(n.func) == "Pair"
+    ]
     best = None
     for call in calls:
         named, agree = _agreement(pair, call)
@@ -187,7 +189,9 @@ def _agreement(pair: Pair, call: ast.Call) -> tuple[bool, int]:
             agree += same - (made != isinstance(value, nn.Module))
             continue
         if node is None:
-            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            default = (
+                field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            )
             agree -= field.name != "name" and value is not default and value != default
             continue
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from ppvae.build import build
 from ppvae.errors import PPVAEError, nearest
 from ppvae.linter import places
-from ppvae.linter.subject import Subject
+from ppvae.linter.subject import Subject, told
 from ppvae.pair import Handling
 
 
@@ -27,19 +28,32 @@ def parts(subject: Subject) -> None:
                 where,
                 f"pass the class, Pair({role}={name}); sizes go into Pair(sizes=)",
             )
-        elif part is not None and not callable(part):
+        elif (part is None and role == "model") or (part is not None and not callable(part)):
             subject.error(
                 "instance", f"Pair({role}=) is a {type(part).__name__}", where, "pass a class or a function"
             )
     for field in ("observed", "conditions"):
-        if isinstance(getattr(pair, field), str):
-            value = getattr(pair, field)
+        value: Any = getattr(pair, field)
+        if isinstance(value, str) or not all(isinstance(name, str) for name in value):
             subject.error(
                 "names",
-                f"Pair({field}={value!r}) is a string, not a tuple of names",
+                f"Pair({field}={value!r}) is no tuple of names",
                 places.of_pair(pair, field),
-                f"write {field}=({value!r},)",
+                f"write {field}=({str(value)!r},)" if isinstance(value, str) else f'write {field}=("x",)',
             )
+    for field in ("discrete", "groups"):
+        value = getattr(pair, field)
+        if not isinstance(value, Mapping):
+            subject.error(
+                "names",
+                f"Pair({field}=) is a {type(value).__name__}, not a dict",
+                places.of_pair(pair, field),
+                'write discrete={"site": "enumerate"}'
+                if field == "discrete"
+                else 'write groups={"name": ("model.part",)}',
+            )
+    if not subject.report.ok:
+        return
     for site, how in pair.discrete.items():
         if how not in get_args(Handling):
             subject.error(
@@ -63,9 +77,9 @@ def construct(subject: Subject, sizes: dict[str, Any]) -> None:
     try:
         subject.built = build(subject.pair, subject.data, seed=subject.seed, **sizes)
     except PPVAEError as error:
-        message, _, fix = str(error).rpartition(": ")
+        message, fix = told(error)
         role = "guide" if "guide" in message else "model"
-        subject.error("constructor", message or str(error), places.of_pair(subject.pair, role), fix)
+        subject.error("constructor", message, places.of_pair(subject.pair, role), fix)
     except Exception as error:
         where = places.of_exception(error, construct.__code__)
         if where.file is None:

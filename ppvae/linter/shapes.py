@@ -23,7 +23,8 @@ def latents(subject: Subject) -> None:
         if not any(dims for _, dims in uncovered) and mine != theirs:
             subject.error(
                 "event-shape",
-                f"latent {name!r} has event_shape {mine} in the guide and {theirs} in the model (line {p.place.line})",
+                f"latent {name!r} has event_shape {mine} in the guide and {theirs} in the model (line "
+                f"{p.place.line})",
                 q.place,
                 "give both the same sizes and the same .to_event(n)"
                 if len(mine) != len(theirs)
@@ -65,7 +66,8 @@ def _report_uncovered(subject: Subject, site: Record, found: tuple[int, int], co
     if size == count and dim == -1:
         subject.error(
             "outside-plate",
-            f"site {site.name!r} of the {site.role} has one entry per datum, batch_shape {shape}, outside the plate "
+            f"site {site.name!r} of the {site.role} has one entry per datum, batch_shape {shape}, outside "
+            "the plate "
             "'data'",
             site.place,
             'move it into `with pyro.plate("data", rows, dim=-1):`',
@@ -75,16 +77,19 @@ def _report_uncovered(subject: Subject, site: Record, found: tuple[int, int], co
     if site.in_data and size == count:
         subject.error(
             "broadcast",
-            f"site {site.name!r} of the {site.role} has rows twice, batch_shape {shape}: a parameter of shape "
+            f"site {site.name!r} of the {site.role} has rows twice, batch_shape {shape}: a parameter of "
+            "shape "
             f"({count}, 1) was broadcast against the plate of {count}",
             site.place,
-            "squeeze the parameters to the shape of the data, loc.squeeze(-1), or make the last dim an event, .to_event(1)",
+            "squeeze the parameters to the shape of the data, loc.squeeze(-1), or make the last dim an "
+            "event, .to_event(1)",
             site.name,
         )
         return
     subject.error(
         "to-event",
-        f"site {site.name!r} of the {site.role} has size {size} at batch dim {dim}, in no plate (batch_shape {shape})",
+        f"site {site.name!r} of the {site.role} has size {size} at batch dim {dim}, in no plate "
+        f"(batch_shape {shape})",
         site.place,
         f"add .to_event({max(1, len(shape) - 1)}), or a plate there and Pair(plates={-dim})",
         site.name,
@@ -106,10 +111,12 @@ def _observation(subject: Subject, site: Record) -> bool:
     if cut < 0 or seen != event:
         subject.error(
             "event-shape",
-            f"observed site {site.name!r}: the data have shape {tuple(value.shape)}, the distribution batch_shape "
+            f"observed site {site.name!r}: the data have shape {tuple(value.shape)}, the distribution "
+            "batch_shape "
             f"{shape} and event_shape {event}",
             site.place,
-            f"reshape one of them, so that each datum has the shape {event}: {_reshape(tuple(value.shape[1:]), event)}",
+            f"reshape one of them, so that each datum has the shape {event}: "
+            f"{_reshape(tuple(value.shape[1:]), event)}",
             site.name,
         )
         return False
@@ -131,11 +138,13 @@ def _observation(subject: Subject, site: Record) -> bool:
             return True
         subject.error(
             "broadcast",
-            f"observed site {site.name!r}: data of batch shape {batch} are scored by a distribution of batch_shape "
+            f"observed site {site.name!r}: data of batch shape {batch} are scored by a distribution of "
+            "batch_shape "
             f"{shape}, which broadcasts silently"
             + (f" to {tuple(together)}" if together is not None else ""),
             site.place,
-            "give both one shape: .squeeze(-1) the parameters, or make the last dim of both an event, .to_event(1)",
+            "give both one shape: .squeeze(-1) the parameters, or make the last dim of both an event, "
+            ".to_event(1)",
             site.name,
         )
         return False

@@ -76,7 +76,8 @@ def names(subject: Subject) -> None:
             continue
         subject.error(
             "missing-in-guide",
-            f"latent {name!r} of the model (line {model[name].place.line}) has no site in the guide and would be "
+            f"latent {name!r} of the model (line {model[name].place.line}) has no site in the guide and "
+            "would be "
             "drawn from its prior",
             _end(subject, model[name]),
             f"add pyro.sample({name!r}, ...) to the guide"
@@ -139,13 +140,25 @@ def _observed(subject: Subject) -> None:
                 "unscored",
                 f"observed field {name!r} is never scored by the model",
                 places.of_forward(subject.part("model")),
-                f"add pyro.sample({name!r}, ..., obs={name}) to the model, or take {name!r} out of Pair(observed=)",
+                f"add pyro.sample({name!r}, ..., obs={name}) to the model, or take {name!r} out of "
+                "Pair(observed=)",
+                name,
+            )
+        elif other.kind == "factor":
+            subject.add(
+                "note",
+                "observed-name",
+                f"field {name!r} is scored by the factor {other.name!r}, so that it cannot be drawn",
+                other.place,
+                f"write the likelihood as a distribution, pyro.sample({name!r}, ..., obs={name}), to draw "
+                f"{name!r}",
                 name,
             )
         else:
             subject.warn(
                 "observed-name",
-                f"field {name!r} is scored under the name {other.name!r}, so that reports and pictures cannot find it",
+                f"field {name!r} is scored under the name {other.name!r}, so that reports and pictures "
+                "cannot find it",
                 other.place,
                 f"rename the site to {name!r}",
                 name,
@@ -188,10 +201,12 @@ def _params(subject: Subject) -> None:
             continue
         subject.error(
             "param-collision",
-            f"model (line {first.place.line}) and guide both make a parameter {record.name!r}: they would share one, "
+            f"model (line {first.place.line}) and guide both make a parameter {record.name!r}: they would "
+            "share one, "
             "and the second initial value is ignored",
             record.place,
-            f"rename the guide's, such as 'guide_{record.name.split('$$$')[0]}'; to share it, leave out its initial value",
+            f"rename the guide's, such as 'guide_{record.name.split('$$$')[0]}'; to share it, leave out "
+            "its initial value",
             record.name,
         )
 
@@ -235,7 +250,8 @@ def _report_change(subject: Subject, role: str, first: Run, again: Run, how: str
         "unstable-sites",
         f"the sites of the {role} change {how}: {', '.join(map(repr, sorted(change)))} come and go",
         record.place,
-        "state every site in every run; switch a part off with poutine.mask or a mixture weight, not with `if`",
+        "state every site in every run; switch a part off with poutine.mask or a mixture weight, not with "
+        "`if`",
         name,
     )
     return True
@@ -249,7 +265,8 @@ def _sizes(subject: Subject, role: str, first: Run, again: Run) -> None:
         if before != after and not site.observed:
             subject.error(
                 "outside-plate",
-                f"the event of {role} site {name!r} grows with the batch, {before} for {subject.rows} data and {after} "
+                f"the event of {role} site {name!r} grows with the batch, {before} for {subject.rows} data "
+                f"and {after} "
                 "for fewer: it holds several data",
                 site.place,
                 'put it into pyro.plate("data", ...) and leave the rows out of .to_event()',
@@ -288,7 +305,8 @@ def _data_plate(subject: Subject) -> None:
                     "plate-dim",
                     f"the plate 'data' of the {role} lies at dim {frame.dim}",
                     _plate_place(run, DATA_PLATE, site),
-                    'write pyro.plate("data", rows, dim=-1); further plates lie to its left, at dim=-2, -3, ...',
+                    'write pyro.plate("data", rows, dim=-1); further plates lie to its left, at dim=-2, '
+                    "-3, ...",
                     DATA_PLATE,
                 )
                 return
@@ -356,10 +374,12 @@ def _same_plates(subject: Subject) -> None:
         outside, inside = (q, p) if plate in theirs else (p, q)
         subject.error(
             "outside-plate" if plate == DATA_PLATE else "plates-differ",
-            f"site {name!r} lies in the plate {plate!r} in the {inside.role} (line {inside.place.line}) but not in the "
+            f"site {name!r} lies in the plate {plate!r} in the {inside.role} (line {inside.place.line}) "
+            "but not in the "
             f"{outside.role}",
             outside.place,
-            f"move it into the plate {plate!r} there, if it is per {'datum' if plate == DATA_PLATE else plate}, "
+            f"move it into the plate {plate!r} there, if it is per "
+            f"{'datum' if plate == DATA_PLATE else plate}, "
             "or out of it in both, if all share one draw",
             name,
         )
@@ -375,7 +395,8 @@ def _depth(subject: Subject) -> None:
     if needed > declared:
         subject.error(
             "plates",
-            f"the plate {deepest.name!r} lies at dim {deepest.dim}, but Pair(plates={declared}) leaves {declared}",
+            f"the plate {deepest.name!r} lies at dim {deepest.dim}, but Pair(plates={declared}) leaves "
+            f"{declared}",
             site.place,
             f"write Pair(plates={needed})",
             deepest.name,

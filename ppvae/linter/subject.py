@@ -134,6 +134,13 @@ def take(fields: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     return {n: v[:count] if isinstance(v, Tensor) and v.dim() > 0 else v for n, v in fields.items()}
 
 
+def told(error: Exception) -> tuple[str, str]:
+    """A line of the library's own, which ends with what to do: (message, fix)."""
+    text = str(error)
+    cut = max(text.rfind(": "), text.rfind("; "))
+    return (text[:cut], text[cut + 2 :]) if cut > 0 else (text, "")
+
+
 class Arrays:
     """A plain dict of tensors, seen as data: sizes are read off it, batches are taken from it."""
 

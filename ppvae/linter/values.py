@@ -29,19 +29,33 @@ def latents(subject: Subject) -> None:
         p = subject.model.sites.get(name)
         if p is None or p.observed:
             continue
+        if isinstance(q.value, Tensor) and q.value.is_floating_point() and not bool(q.value.isfinite().all()):
+            subject.error(
+                "nonfinite",
+                f"the guide's draw of {name!r} is nan or inf at initialization",
+                q.place,
+                "look for log of 0, division by 0 or an exploding exp in its parameters; are the data "
+                "finite?",
+                name,
+            )
+            continue
         mine, theirs = _support(q.fn), _support(p.fn)
-        # A Delta has the support of its point, not the reals that it declares.
-        inside = None if _base(q.fn) == "Delta" else _inside(mine, theirs)
+        # A Delta has the support of its point, not the reals that it declares; a straight-through relaxation draws
+        # discrete values from a continuous distribution, on purpose.
+        drawn = _base(q.fn) == "Delta" or subject.pair.discrete.get(name) == "reparameterized"
+        inside = None if drawn else _inside(mine, theirs)
         if inside is None or inside:
             ok = _checked(theirs, q.value)
             inside = ok is None or bool(ok.all())
         if not inside:
             subject.error(
                 "support",
-                f"the guide draws {name!r} from a {_base(q.fn)} on {describe(mine)}, but the model's {_base(p.fn)} lives "
+                f"the guide draws {name!r} from a {_base(q.fn)} on {describe(mine)}, but the model's "
+                f"{_base(p.fn)} lives "
                 f"on {describe(theirs)} (line {p.place.line})",
                 q.place,
-                f"use a distribution on {describe(theirs)} in the guide, such as {_REPLACEMENT.get(describe(theirs), _base(p.fn))}",
+                f"use a distribution on {describe(theirs)} in the guide, such as "
+                f"{_REPLACEMENT.get(describe(theirs), _base(p.fn))}",
                 name,
             )
 
@@ -230,7 +244,8 @@ def handling(subject: Subject) -> None:
             word = "enumerate" if enumerable else "score"
             subject.error(
                 "not-reparameterized",
-                f"latent {name!r} is drawn from a {_base(q.fn)}, which is not reparameterized, and Pair(discrete=) does "
+                f"latent {name!r} is drawn from a {_base(q.fn)}, which is not reparameterized, and "
+                "Pair(discrete=) does "
                 "not say how it is handled",
                 q.place,
                 f"write Pair(discrete={{{name!r}: {word!r}}})"
@@ -275,7 +290,8 @@ def scales(subject: Subject) -> None:
         ):
             subject.error(
                 "scale",
-                f"site {site.name!r} of the {site.role} is scaled by N / B = {float(scale):g}, which the library does",
+                f"site {site.name!r} of the {site.role} is scaled by N / B = {float(scale):g}, which the "
+                "library does",
                 site.place,
                 "remove the scale: models are written unscaled",
                 site.name,
@@ -284,7 +300,8 @@ def scales(subject: Subject) -> None:
         shown = f"{float(scale):g}" if scale.numel() == 1 else f"a tensor of shape {tuple(scale.shape)}"
         subject.warn(
             "scale",
-            f"site {site.name!r} of the {site.role} carries the scale {shown}: it stays inside log_weight, which is then "
+            f"site {site.name!r} of the {site.role} carries the scale {shown}: it stays inside log_weight, "
+            "which is then "
             "no bound on log p(x), and estimators that weigh particles (iwae and its kin) refuse the pair",
             site.place,
             "write the model unscaled and weigh the rate by the knob beta (kl_warmup=)",
@@ -334,7 +351,8 @@ def finite(subject: Subject) -> None:
                 "nonfinite",
                 f"log-probability of site {name!r} in the {role} is {bad:g} at initialization",
                 kept.place if kept is not None else places.of_forward(subject.part(role)),
-                "look for a scale of 0, log of 0, or an exploding exp in its parameters; softplus keeps a scale positive",
+                "look for a scale of 0, log of 0, or an exploding exp in its parameters; softplus keeps a "
+                "scale positive",
                 name,
             )
 

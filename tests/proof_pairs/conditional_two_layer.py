@@ -6,6 +6,7 @@
 
 Guide: q(z1 | x, y) q(z2 | z1, y), in the order opposite to the model's.
 """
+# pyright: reportArgumentType=false
 
 import pyro
 import pyro.distributions as dist
@@ -33,7 +34,9 @@ class TwoLayers(PyroModule):
         with pyro.plate("data", len(y), dim=-1):
             z2 = pyro.sample("z2", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             z1 = pyro.sample("z1", dist.Normal(self.up(z2) + self.shift1(y), self.scale1).to_event(1))
-            return pyro.sample("x", dist.Normal(self.out(z1) + self.shift0(y), self.scale0).to_event(1), obs=x)
+            return pyro.sample(
+                "x", dist.Normal(self.out(z1) + self.shift0(y), self.scale0).to_event(1), obs=x
+            )
 
 
 class BottomUp(PyroModule):

@@ -3,8 +3,8 @@
     z ~ N(0, I)                  z: (B, 2)
     x | z ~ N(W z + b, I)        x: (B, 4)
 
-The critic learns to tell codes from draws of the prior (logistic loss, group `critic`); model and guide pay for the
-codes that it recognizes (penalty `recognized`) and for large codes (penalty `l1`).
+The critic learns to tell codes from draws of the prior (logistic loss, group `critic`); model and guide pay
+for the codes that it recognizes (penalty `recognized`) and for large codes (penalty `l1`).
 """
 
 import pyro
@@ -28,7 +28,8 @@ class Model(PyroModule):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             penalty("l1", 0.1 * z.abs().sum(-1))
             penalty("recognized", self.critic(z).squeeze(-1))
-            # The mirror image stands in for a draw of the prior, so that scoring draws nothing beyond the guide.
+            # The mirror image stands in for a draw of the prior, so that scoring draws nothing beyond the
+            # guide.
             told = softplus(-self.critic(z.detach())) + softplus(self.critic(-z.detach()))
             penalty("critic", told.squeeze(-1), group="critic")
             return pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
@@ -45,7 +46,9 @@ class Guide(PyroModule):
             pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
 
 
-PAIR = Pair(model=Model, guide=Guide, data=None, groups={"critic": ("model.critic",)}, latent="z: reals, penalized")
+PAIR = Pair(
+    model=Model, guide=Guide, data=None, groups={"critic": ("model.critic",)}, latent="z: reals, penalized"
+)
 
 
 def data(n=16, seed=0):

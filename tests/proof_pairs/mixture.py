@@ -4,7 +4,8 @@
     z | c ~ N(m_c, diag(s_c^2))          z: (B, 2)
     x | z, c ~ N(W z + b_c, 0.5^2 I)     x: (B, 3)
 
-`PAIR`: the guide proposes z alone and the model sums c out. `IN_GUIDE`: q(c | x) q(z | x, c), summed under the guide.
+`PAIR`: the guide proposes z alone and the model sums c out. `IN_GUIDE`: q(c | x) q(z | x, c), summed under
+the guide.
 """
 
 import pyro
@@ -59,8 +60,12 @@ class Both(PyroModule):
             pyro.sample("z", dist.Normal(loc + self.shift[c], raw.exp()).to_event(1))
 
 
-PAIR = Pair(model=Mixture, guide=LatentOnly, data=None, discrete={"c": "enumerate"}, latent="c summed out; z: reals")
-IN_GUIDE = Pair(model=Mixture, guide=Both, data=None, discrete={"c": "enumerate"}, latent="c summed under q; z: reals")
+PAIR = Pair(
+    model=Mixture, guide=LatentOnly, data=None, discrete={"c": "enumerate"}, latent="c summed out; z: reals"
+)
+IN_GUIDE = Pair(
+    model=Mixture, guide=Both, data=None, discrete={"c": "enumerate"}, latent="c summed under q; z: reals"
+)
 
 
 def data(n=16, seed=0):

@@ -5,6 +5,7 @@
 
 Guide: q(w) = N(loc, diag(scale^2)). The evidence of all N data is N(y; 0, 0.25 I + X X').
 """
+# pyright: reportArgumentType=false
 
 import pyro
 import pyro.distributions as dist
@@ -35,7 +36,12 @@ class MeanField(PyroModule):
 
 
 PAIR = Pair(
-    model=Regression, guide=MeanField, data=None, observed=("y",), conditions=("x",), latent="w: 3 reals, global"
+    model=Regression,
+    guide=MeanField,
+    data=None,
+    observed=("y",),
+    conditions=("x",),
+    latent="w: 3 reals, global",
 )
 
 

@@ -4,8 +4,10 @@
     s_tb | z_b ~ N((U z_b)_1, 1)   for t < lengths_b      s: (T, B)
     x_bt | z_b, s_tb ~ Categorical(softmax(p_t + W z_b + s_tb v))   x: (B, T) of V symbols
 
-Two plates: time at dim -2, data at dim -1. `mask`, (B, T) of bool, takes out single tokens on top of `lengths`.
+Two plates: time at dim -2, data at dim -1. `mask`, (B, T) of bool, takes out single tokens on top of
+`lengths`.
 """
+# pyright: reportArgumentType=false
 
 import pyro
 import pyro.distributions as dist

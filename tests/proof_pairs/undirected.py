@@ -1,12 +1,14 @@
 """Undirected models: factors without observation, whose bound is one on log Z.
 
-`PAIR`: an Ising ring of four spins, Z = sum_s exp(sum_i J s_i s_{i+1} + h s_i), s_i in {-1, 1}, with a mean-field guide
-drawn and differentiated by the score function. `SUMMED`: the same with the spins enumerated under the guide, which
-is the mean-field free energy. `EXACT`: the spins enumerated in the model, which is log Z. `QUADRATIC`: a real vector,
-Z = int exp(-1/2 z'Az + b'z) dz, under a Gaussian guide.
+`PAIR`: an Ising ring of four spins, Z = sum_s exp(sum_i J s_i s_{i+1} + h s_i), s_i in {-1, 1}, with a
+mean-field guide drawn and differentiated by the score function. `SUMMED`: the same with the spins enumerated
+under the guide, which is the mean-field free energy. `EXACT`: the spins enumerated in the model, which is
+log Z. `QUADRATIC`: a real vector, Z = int exp(-1/2 z'Az + b'z) dz, under a Gaussian guide.
 
-A latent needs a sample statement; here its measure is 1: Bernoulli(1/2) with log 2 added, or an improper uniform.
+A latent needs a sample statement; here its measure is 1: Bernoulli(1/2) with log 2 added, or an improper
+uniform.
 """
+# pyright: reportArgumentType=false
 
 import itertools
 import math
@@ -65,7 +67,9 @@ class Gaussian(PyroModule):
     def __init__(self, model: Quadratic):
         super().__init__()
         self.loc = nn.Parameter(torch.zeros(2))
-        self.raw_scale = nn.Parameter(torch.full((2,), 0.4))  # wider than the target, or weights have no variance
+        self.raw_scale = nn.Parameter(
+            torch.full((2,), 0.4)
+        )  # wider than the target, or weights have no variance
 
     def forward(self):
         pyro.sample("z", dist.Normal(self.loc, self.raw_scale.exp()).to_event(1))
