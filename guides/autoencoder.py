@@ -31,7 +31,9 @@ class Point(PyroModule):
         encoder: any net from (B, *x_shape) to as many numbers as the code has; see `ppvae.nets`.
     """
 
-    def __init__(self, model: Autoencoder, hidden: Sequence[int] = (400,), encoder: Brought | None = None):
+    def __init__(
+        self, model: Autoencoder, hidden: Sequence[int] = (400, 400), encoder: Brought | None = None
+    ):
         super().__init__()
         net = encoder or partial(MLP, model.x_shape, model.latent, hidden)
         self.encoder = brought(net, model.x_shape, model.latent)

@@ -35,7 +35,7 @@ class DiagonalGaussian(PyroModule):
             it.
     """
 
-    def __init__(self, model: VAE, hidden: Sequence[int] = (400,), encoder: Brought | None = None):
+    def __init__(self, model: VAE, hidden: Sequence[int] = (400, 400), encoder: Brought | None = None):
         super().__init__()
         net = brought(encoder or partial(MLP, model.x_shape, hidden[-1], hidden[:-1]), model.x_shape)
         # Our nets end with a linear layer; a net of the user's own is taken to end as they want it.

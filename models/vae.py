@@ -11,8 +11,8 @@ Wierstra (2014), Stochastic Backpropagation and Approximate Inference in Deep Ge
 arXiv:1401.4082.
 
 Departures from Kingma & Welling:
-    1. One hidden layer of 400 ReLUs and Adam, where they have one of tanh and Adagrad.
-    2. No prior on the weights; their initialization is PyTorch's.
+    1. Two hidden layers of 400 ReLUs and Adam, where they have one of 500 tanh and Adagrad.
+    2. No prior on the weights; their initialization is He's, see `ppvae.nets`.
     3. The decoder's bias starts at the pixels' log-odds, as in Burda, Grosse & Salakhutdinov (2016).
     4. The Gaussian's mean is not squashed to [0, 1], and its scale has a floor of 1/255.
 
@@ -50,7 +50,7 @@ class VAE(PyroModule):
         self,
         x_shape: tuple[int, ...] = (1, 28, 28),
         latent: int = 20,
-        hidden: Sequence[int] = (400,),
+        hidden: Sequence[int] = (400, 400),
         likelihood: str = "bernoulli",
         x_mean: Tensor | None = None,
         decoder: Brought | None = None,

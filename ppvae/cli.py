@@ -1,15 +1,21 @@
 """The command line: `ppvae list | check | train | evaluate | sample | new`.
 
-Nothing heavy is imported before a command runs, so that `--help` answers at once. Errors are one line on stderr; the exit
-status is 2 for usage, 1 for failure, 130 or 143 after SIGINT or SIGTERM.
+Nothing heavy is imported before a command runs, so that `--help` answers at once. Errors are one line on
+stderr; the exit status is 2 for usage, 1 for failure, 130 or 143 after SIGINT or SIGTERM.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import inspect
+import io
+import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +28,9 @@ from ppvae.errors import PPVAEError, UsageError, nearest
 
 PairName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PAIR")]
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+DESCRIPTION = (
+    "Deep generative models as Pyro model/guide pairs: write, compare and teach variational inference."
+)
 Pairs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")]
 
 
@@ -123,7 +132,9 @@ def sample(
     commands.sample_run(run, n=n, seed=seed, pair=pair, device=device)
 
 
-def new(name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")], /, folder: Path = Path(".")) -> None:
+def new(
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")], /, folder: Path = Path(".")
+) -> None:
     """Write a pair of your own to start from: a model, a guide and a test that pass at once.
 
     Args:
@@ -152,8 +163,20 @@ def values(pairs: tuple[str, ...]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
             raise UsageError(f"{pair!r} is no NAME=VALUE, as in latent=20")
-        found[name] = yaml.safe_load(value)
+        try:
+            found[name] = _number(yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise UsageError(f"{pair!r} has no value that can be read: write it as in latent=20") from None
     return found
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 1e-3 as a text; lists may hold such ones, too."""
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    with contextlib.suppress(ValueError, TypeError):
+        return float(value) if isinstance(value, str) else value
+    return value
 
 
 def _registry() -> tyro.constructors.ConstructorRegistry:
@@ -176,37 +199,49 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
 
 
 def _recipe(argv: list[str]) -> TrainConfig:
-    """The defaults of `train`: those of the file that --config names, if it is given."""
-    found = TrainConfig()
-    for i, word in enumerate(argv):
+    """The defaults of `train`: those of --config's file, else of the run that --resume goes on with."""
+    given = {name: _given(argv, name) for name in ("--config", "--resume", "--out")}
+    if given["--config"] is not None:
+        return read_recipe(Path(given["--config"]))
+    if given["--resume"] is None:
+        return TrainConfig()
+    from ppvae.runs import CONFIG, Run
+
+    root = Path(given["--out"] or TrainConfig().out)
+    return read_recipe(Run.open(given["--resume"], root=root).path / CONFIG)
+
+
+def _given(argv: list[str], option: str) -> str | None:
+    """The value of an option, None where it is not given; the last one counts."""
+    found = None
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
         flag, equals, value = word.partition("=")
-        if flag == "--config":
-            path = Path(value if equals else (argv[i + 1] if i + 1 < len(argv) else ""))
-            found = read_recipe(path)
+        if flag == option:
+            found = value if equals else following
     return found
 
 
 def read_recipe(path: Path) -> TrainConfig:
-    """A TrainConfig from YAML. Raises UsageError naming the file and what is wrong with it."""
+    """A TrainConfig from YAML, which may be a run's own config.yaml. UsageError says what is wrong."""
     if not path.is_file():
         raise UsageError(f"no file {path}: --config wants a YAML file of training options")
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is no YAML: {str(error).splitlines()[0]}") from None
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is no YAML ({reason}): write one option: value a line") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): make it readable") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds a {type(values).__name__}: write one option: value a line")
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
-    # A run's own config.yaml is a recipe too; what it records beyond the options is left out.
-    recorded = {"pair", "pair_hash", "data_name", "data_hash", "data_in_memory"}
     try:
-        return TrainConfig.from_dict({k: v for k, v in values.items() if k in known or k not in recorded})
+        return TrainConfig.from_run(values)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
 
 
 def _commands(argv: list[str]) -> dict[str, Callable[..., Any]]:
-    if argv[:1] != ["train"]:
+    if argv[:1] != ["train"] or "--help" in argv or "-h" in argv:
         return COMMANDS
     default = _recipe(argv)
 
@@ -223,38 +258,130 @@ def _commands(argv: list[str]) -> dict[str, Callable[..., Any]]:
     return {**COMMANDS, "train": train_}
 
 
+def _later(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with its options filled in, to be called once the command line has been understood."""
+
+    @functools.wraps(command)
+    def filled(*args: Any, **options: Any) -> Callable[[], Any]:
+        return functools.partial(command, *args, **options)
+
+    return filled
+
+
+def parse(argv: list[str]) -> Callable[[], int | None]:
+    """What the words ask for. SystemExit(0) after --help; UsageError for what is not understood."""
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        close = nearest(argv[0], COMMANDS) or "."
+        raise UsageError(f"no command {argv[0]!r}{close} There are: {', '.join(COMMANDS)}")
+    _refuse_flags(argv)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: _later(command) for name, command in _commands(argv).items()},
+                prog="ppvae",
+                description=DESCRIPTION,
+                args=argv or ["--help"],
+                registry=_registry(),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(_one_line(said.getvalue(), argv)) from None
+
+
+def _refuse_flags(argv: list[str]) -> None:
+    """A misspelt flag, with the nearest one."""
+    if not argv or argv[0] not in COMMANDS:
+        return
+    names = [
+        n
+        for n, p in inspect.signature(COMMANDS[argv[0]]).parameters.items()
+        if p.kind is not p.POSITIONAL_ONLY
+    ]
+    fields = dataclasses.fields(TrainConfig) if argv[0] == "train" else ()
+    names = [n for n in names if n != "options"] + [f.name for f in fields]
+    flags = [f"--{name.replace('_', '-')}" for name in names]
+    flags += [f"--no-{f.name}" for f in fields if f.type == "bool"] + ["--help"]
+    for word in argv[1:]:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in flags:
+            close = nearest(flag, flags) or "."
+            raise UsageError(f"{argv[0]} has no option {flag}{close} See ppvae {argv[0]} --help")
+
+
+def _one_line(box: str, argv: list[str]) -> str:
+    """The parser's message without the frame it draws and the help it repeats."""
+    rows = [row.strip("│ ") for row in box.splitlines() if row.startswith("│")]
+    rule = next((i for i, row in enumerate(rows) if row and set(row) == {"─"}), len(rows))
+    text = " ".join(rows[:rule]) or " ".join(box.split())
+    text = re.sub(r"^Error parsing (__\S+|\[.*?\]): ", "", text)
+    text = re.sub(r"^Error parsing (\S+): ", r"\1: ", text)
+    if re.search(r", did you mean|: use |: give ", text):
+        return text
+    command = f"ppvae {argv[0]}" if argv and argv[0] in COMMANDS else "ppvae"
+    return f"{text.rstrip('.')}; see {command} --help"
+
+
 def main(argv: list[str] | None = None) -> int:
     """The entry point: returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] in (["--version"], ["-V"]):
         print(f"ppvae {__version__}")
         return 0
-    signal.signal(signal.SIGTERM, _terminated)
     try:
-        if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-            raise UsageError(f"no command {argv[0]!r}{nearest(argv[0], COMMANDS)} There are: {', '.join(COMMANDS)}")
-        if not argv:
-            argv = ["--help"]
-        status = tyro.extras.subcommand_cli_from_dict(
-            _commands(argv),
-            prog="ppvae",
-            description="Deep generative models as Pyro model/guide pairs: write, compare and teach variational inference.",
-            args=argv,
-            registry=_registry(),
-        )
-        return status or 0
+        with _sigterm():
+            return parse(argv)() or 0
     except PPVAEError as error:
         print(f"ppvae: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("ppvae: interrupted", file=sys.stderr)
         return 130
+    except _Terminated:
+        print("ppvae: terminated", file=sys.stderr)
+        return 143
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
     except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if os.environ.get("PPVAE_TRACEBACK"):
+            raise
+        print(f"ppvae: {_told(error)}", file=sys.stderr)
         return 1
 
 
+def _told(error: Exception) -> str:
+    """An error that nobody foresaw, most often in a pair of the user's own: its place and its first line."""
+    from ppvae.linter.places import of_exception
+
+    place = of_exception(error)
+    where = f"{place.file}:{place.line}: " if place.file else ""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{where}{type(error).__name__}: {lines[0]} (for the traceback set PPVAE_TRACEBACK=1)"
+
+
+class _Terminated(BaseException):
+    """SIGTERM came: like KeyboardInterrupt, no code takes it for an error."""
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[None]:
+    """Inside, SIGTERM unwinds the stack, so that what is open is closed; a thread cannot have that."""
+    try:
+        before = signal.signal(signal.SIGTERM, _terminated)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _terminated(*_: Any) -> None:
-    raise SystemExit(143)
+    raise _Terminated
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from rich.table import Table
 
 from ppvae import plots, registry, scaffold
 from ppvae.config import TrainConfig
-from ppvae.data import load as load_data, names as data_names
+from ppvae.data import load as load_data
+from ppvae.data import names as data_names
 from ppvae.errors import PPVAEError, UsageError
-from ppvae.evaluation import evaluate
+from ppvae.evaluation import evaluate, evaluating
 from ppvae.linter import check
 from ppvae.runs import Run
 from ppvae.trained import Trained, load
@@ -33,12 +34,20 @@ def list_pairs() -> None:
     console.print(f"data sets: {', '.join(data_names)}; or an .npz file, or a folder of pictures")
 
 
-def check_pair(name: str, data: str | None, binarization: str | None, sizes: dict[str, Any], seed: int) -> int:
+def check_pair(
+    name: str, data: str | None, binarization: str | None, sizes: dict[str, Any], seed: int
+) -> int:
     """Print the findings and the table of sites; 1 where there is an error, else 0."""
-    pair = registry.find(name)
-    what = data or pair.data
-    dataset = None if what is None else load_data(what, binarization=binarization)
-    report = check(pair, dataset, seed=seed, sizes=sizes)
+    try:
+        pair = registry.find(name)
+    except PPVAEError:
+        raise
+    except Exception:  # in the user's file, which the linter reports with its line
+        report = check(name)
+    else:
+        what = data or pair.data
+        dataset = None if what is None else load_data(what, binarization=binarization)
+        report = check(pair, dataset, seed=seed, sizes=sizes)
     report.render(console)
     return 0 if report.ok else 1
 
@@ -46,9 +55,8 @@ def check_pair(name: str, data: str | None, binarization: str | None, sizes: dic
 def train_pair(name: str, config: TrainConfig, resume: str | None) -> None:
     """Train, evaluate, draw pictures, and print where everything is."""
     started = time.monotonic()
-    run = Run.open(config.out / "latest" if resume == "latest" else resume) if resume else None
+    run = Run.open(resume, write=True, root=config.out) if resume else None
     trained = fit(name, config=config, save=True, resume=run)
-    assert trained.run is not None
     seconds = time.monotonic() - started
     results = _evaluated(trained, config) if config.eval_k and trained.dataset is not None else None
     draw_figures(trained)
@@ -57,18 +65,16 @@ def train_pair(name: str, config: TrainConfig, resume: str | None) -> None:
 
 def _evaluated(trained: Trained, config: TrainConfig) -> dict[str, Any] | None:
     assert trained.dataset is not None
+    assert trained.run is not None
     split = "test" if trained.dataset.test is not None and len(trained.dataset.test) else "train"
     results = evaluate(trained.built, trained.dataset, k=config.eval_k, n=config.eval_n, split=split)
-    assert trained.run is not None
     trained.run.write_json("evaluation.json", results)
     return results
 
 
-def evaluate_run(
-    path: Path, *, k: int, n: int, split: str, seed: int, pair: str | None, device: str
-) -> None:
+def evaluate_run(path: Path, *, k: int, n: int, split: str, seed: int, pair: str | None, device: str) -> None:
     """Score a run and write its evaluation.json."""
-    trained = load(_run_path(path), pair=pair, device=device)
+    trained = load(path, pair=pair, device=device)
     if trained.dataset is None:
         raise UsageError(f"pair {trained.pair.name!r} has no data: there is nothing to evaluate it on")
     results = evaluate(trained.built, trained.dataset, k=k, n=n, split=split, seed=seed)
@@ -82,7 +88,7 @@ def sample_run(path: Path, *, n: int, seed: int, pair: str | None, device: str) 
     """Draw grids of samples and reconstructions into the run's figures folder."""
     if n < 1:
         raise UsageError(f"n={n}: draw at least 1 sample")
-    trained = load(_run_path(path), pair=pair, device=device)
+    trained = load(path, pair=pair, device=device)
     for written in draw_figures(trained, n=n, seed=seed):
         console.print(f"written: {written}", soft_wrap=True)
 
@@ -96,20 +102,14 @@ def new_pair(name: str, folder: Path) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _run_path(path: Path) -> Path:
-    """`latest` alone means the newest run under the default folder."""
-    return TrainConfig().out / "latest" if str(path) == "latest" and not path.exists() else path
-
-
 @torch.no_grad()
 def draw_figures(trained: Trained, n: int = 64, seed: int = 0) -> list[Path]:
-    """Samples, reconstructions and curves as PNG; pictures as grids, vectors as scatter plots of two dimensions."""
+    """Samples, reconstructions and curves as PNG; pictures as grids, vectors as scatter plots."""
     assert trained.run is not None
     folder = trained.run.path / "figures"
     folder.mkdir(exist_ok=True)
     written = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with evaluating(trained.built, seed):
         written += _sample_figures(trained, folder, n)
     if trained.history:
         written.append(plots.curves(trained.history, folder / "curves.png"))
@@ -121,35 +121,47 @@ def _sample_figures(trained: Trained, folder: Path, n: int) -> list[Path]:
     if dataset is None or not pair.observed:
         return []
     field = pair.observed[0]
-    split = dataset.test if dataset.test is not None and len(dataset.test) else dataset.train
-    order = torch.randperm(len(split))[: min(n, len(split))]
-    batch = split.batch(order)
+    split = "test" if dataset.test is not None and len(dataset.test) else "train"
+    data = dataset.fixed(split)
+    batch = data.batch(torch.randperm(len(data))[: min(n, len(data))])
     conditions = {name: batch[name] for name in pair.conditions}
-    rows = len(order) if conditions else n
-    pictures = len(dataset.shapes[field]) == 3 and dataset.shapes[field][0] in (1, 3)
-    written = []
-    try:
-        samples = trained.generate(rows, mean=pictures, **conditions).cpu()
-    except (PPVAEError, TypeError) as error:
-        console.print(f"no samples: the model cannot draw ({error})", style="yellow")
-    else:
+    x = batch[field]
+    rows = len(x) if conditions else n
+    pictures = x.dim() == 4 and x.shape[1] in (1, 3)
+
+    def samples() -> Path:
+        drawn = trained.generate(rows, mean=pictures, **conditions).cpu()
         path = folder / "samples.png"
         if pictures:
-            written.append(plots.image_grid(samples, path, title="p(x | z) for z ~ p(z)"))
-        else:
-            written.append(plots.pairs_scatter(batch[field].flatten(1), samples.flatten(1), path))
-    reconstructed = trained.reconstruct(**batch).cpu()
-    path = folder / "reconstructions.png"
-    if pictures:
-        written.append(plots.reconstruction_grid(batch[field][:32], reconstructed[:32], path))
-    else:
-        written.append(plots.pairs_scatter(batch[field].flatten(1), reconstructed.flatten(1), path))
+            return plots.image_grid(drawn, path, title="p(x | z) for z ~ p(z)")
+        return plots.pairs_scatter(_vectors(x), _vectors(drawn), path)
+
+    def reconstructions() -> Path:
+        drawn = trained.reconstruct(**batch).cpu()  # type: ignore[arg-type]
+        path = folder / "reconstructions.png"
+        if pictures:
+            return plots.reconstruction_grid(x[:32], drawn[:32], path)
+        return plots.pairs_scatter(_vectors(x), _vectors(drawn), path)
+
+    written = []
+    for draw in (samples, reconstructions):
+        try:
+            written.append(draw())
+        except Exception as error:  # a model may not be able to; what is trained and measured stays
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            console.print(f"no {draw.__name__}: {reason}", style="yellow", soft_wrap=True)
     return written
+
+
+def _vectors(values: torch.Tensor) -> torch.Tensor:
+    return values.reshape(len(values), -1)
 
 
 def results_table(trained: Trained, results: dict[str, Any]) -> Table:
     """What evaluation.json says, with units."""
-    table = Table("quantity", "value", "unit", title=f"{trained.pair.name} on {results['data']} ({results['split']})")
+    table = Table(
+        "quantity", "value", "unit", title=f"{trained.pair.name} on {results['data']} ({results['split']})"
+    )
     k, n = results["k"], results["n"]
     rows = [
         ("elbo", "elbo", f"nats per datum, {results['n_elbo']} data"),
@@ -167,7 +179,9 @@ def results_table(trained: Trained, results: dict[str, Any]) -> Table:
             table.add_row(label, str(value), unit)
         else:
             digits = 4 if key == "bits_per_dim" else 2
-            table.add_row(label, f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else ""), unit)
+            table.add_row(
+                label, f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else ""), unit
+            )
     return table
 
 

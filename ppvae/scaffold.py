@@ -1,7 +1,7 @@
 """`ppvae new NAME`: a model, a guide and a test to start from, which pass at once.
 
-The pair is one file and not a package: it is read from top to bottom, needs no import of a sibling, and is therefore
-found alike as `NAME.py:PAIR`, from any folder by its path, and as `NAME:PAIR`.
+The pair is one file and not a package: it is read from top to bottom, needs no import of a sibling, and is
+therefore found alike as `NAME.py:PAIR`, from any folder by its path, and as `NAME:PAIR`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class CLASSModel(PyroModule):
 
 
 class CLASSGuide(PyroModule):
-    """q(z | x): the encoder gives loc and scale. The guide is made with the model and reads its sizes off it."""
+    """q(z | x): the encoder gives loc and scale. A guide is made with the model, to read its sizes off it."""
 
     def __init__(self, model: CLASSModel):
         super().__init__()
@@ -125,8 +125,8 @@ def new(name: str, folder: Path | str = Path(".")) -> list[Path]:
     """Write `NAME.py`, a model and a guide that end in PAIR, and `test_NAME.py`; returns the two paths.
 
     Raises:
-        UsageError: `name` is no Python identifier or hides another module, a file exists already, or the folder
-            cannot be written. Then nothing is written.
+        UsageError: `name` is no Python identifier or hides another module, a file exists already, or the
+            folder cannot be written. Then nothing is written.
     """
     _refuse(name)
     folder = Path(folder)

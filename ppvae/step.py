@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyro
+import pyro.infer
+import pyro.optim
 import torch
 from pyro import poutine
 from torch import Tensor, nn
@@ -20,8 +22,10 @@ from ppvae.estimators.base import Estimator
 from ppvae.estimators.loss import group_gradients
 
 
-def make_optimizer(name: str, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """A torch optimizer by name; Adam and its kin in one fused kernel, which also reads no step count back."""
+def make_optimizer(
+    name: str, parameters: list[nn.Parameter], lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """A torch optimizer by name; Adam and AdamW in one fused kernel, which reads no step count back."""
     options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
     if name in ("adam", "adamw"):
         return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](parameters, fused=True, **options)
@@ -73,14 +77,17 @@ class EagerStep:
 
 
 class PyroStep:
-    """The literal `pyro.infer.SVI(model, guide, optim, Trace_ELBO()).step(...)`, for lessons and comparison."""
+    """The literal `pyro.infer.SVI(model, guide, optim, Trace_ELBO()).step(...)`, to compare with."""
 
     def __init__(self, built: Built, estimator: Estimator, config: TrainConfig):
         from ppvae.estimators.elbo import ELBO
 
         plain = type(estimator) is ELBO and estimator.beta == 1 and estimator.free_bits == 0
         if not plain or config.optimizer != "adam" or built.enumerated or built.pair.groups:
-            raise UsageError("engine=pyro is SVI with Trace_ELBO and Adam: use estimator=elbo, optimizer=adam, or engine=eager")
+            raise UsageError(
+                "engine=pyro is SVI with Trace_ELBO and Adam: use estimator=elbo, optimizer=adam, "
+                "or engine=eager"
+            )
         for option in ("clip_norm", "kl_warmup", "lr_groups"):
             if getattr(config, option):
                 raise UsageError(f"engine=pyro has no {option}: leave it out, or use engine=eager")
@@ -100,15 +107,16 @@ class PyroStep:
 
     def __call__(self, batch: Mapping[str, Tensor], knobs: Mapping[str, Tensor], lr_factor: float = 1.0):
         inputs = self.built.inputs(batch)
-        rows = len(next(iter(inputs.values())))
+        rows = len(next(iter(inputs.values()))) if inputs else 1
         with self.store.scope(self.scope):
             if self.svi is None:
                 self.svi = self._make(inputs, rows)
-            loss = self.svi.step(**inputs)
-        return {"loss": torch.tensor(loss / rows), "elbo": torch.tensor(-loss / rows)}
+            loss: Any = self.svi.step(**inputs)
+        mean = torch.as_tensor(loss) / rows
+        return {"loss": mean, "elbo": -mean}
 
     def _make(self, inputs: Mapping[str, Tensor], rows: int) -> pyro.infer.SVI:
-        """Refuse what SVI would get silently wrong: a parameter of one name in model and guide, global latents."""
+        """Refuse what SVI would get silently wrong: a name for two parameters, global latents, penalties."""
         with torch.random.fork_rng(devices=[]), poutine.block(), self.store.scope():
             guide = poutine.trace(self.built.run_guide).get_trace(**inputs)
             model = poutine.trace(poutine.replay(self.built.run_model, trace=guide)).get_trace(**inputs)
@@ -119,10 +127,20 @@ class PyroStep:
                 "rename the attribute, or use engine=eager"
             )
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            if self.built.score(inputs).has_global:
-                raise PairError("engine=pyro would weigh global latents by the batch, not by all data: use engine=eager")
-        # Pyro's loss is a sum over the batch: an eps as many times larger makes Adam's steps the same.
-        optimizer = pyro.optim.Adam({"lr": self.config.lr, "weight_decay": self.config.weight_decay, "eps": 1e-8 * rows})
+            terms = self.built.score(inputs)
+        if inputs and terms.has_global:
+            raise PairError(
+                "engine=pyro would weigh global latents by the batch, not by all data: use engine=eager"
+            )
+        if terms.penalties:
+            raise PairError(
+                f"engine=pyro would leave out the penalty {min(terms.penalties)!r}: use engine=eager"
+            )
+        # Pyro's loss is a sum over the batch: eps and decay as many times larger make Adam's steps the same.
+        decay = self.config.weight_decay * rows
+        optimizer = pyro.optim.PyroOptim(
+            torch.optim.Adam, {"lr": self.config.lr, "weight_decay": decay, "eps": 1e-8 * rows}
+        )
         elbo = pyro.infer.Trace_ELBO(
             num_particles=self.particles,
             vectorize_particles=self.particles > 1,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,17 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ppvae import checkpoint
 from ppvae.build import Built, build
 from ppvae.config import TrainConfig
-from ppvae.data import Dataset, load as load_data
-from ppvae.errors import PairError, RunError, UsageError
+from ppvae.data import Dataset
+from ppvae.data import load as load_data
+from ppvae.errors import PairError, PPVAEError, RunError, UsageError
+from ppvae.evaluation import evaluate, evaluating
 from ppvae.pair import Pair
 from ppvae.registry import find, source_hash
 from ppvae.runs import Run
+from ppvae.terms import sample_sites
 
 
 @dataclass
@@ -33,53 +40,52 @@ class Trained:
     run: Run | None = None
     step: int = 0
 
-    def evaluate(self, k: int = 1000, n: int = 1000, seed: int = 0) -> dict[str, Any]:
-        """Test elbo, log p(x) by importance sampling with K = k over n test data, rate, distortion, active units."""
-        from ppvae.evaluation import evaluate
-
+    def evaluate(self, k: int = 1000, n: int = 1000, seed: int = 0, split: str = "test") -> dict[str, Any]:
+        """What `ppvae.evaluate` says of it: elbo, log p(x) with K = k over n data, rate, distortion, ..."""
         if self.dataset is None:
-            raise UsageError(f"pair {self.pair.name!r} has no data to evaluate on: pass some to ppvae.evaluate")
-        return evaluate(self.built, self.dataset, k=k, n=n, seed=seed)
+            raise UsageError(
+                f"pair {self.pair.name!r} has no data to evaluate on: its bound is the elbo of the last step"
+            )
+        return evaluate(self.built, self.dataset, k=k, n=n, seed=seed, split=split)
 
     @torch.no_grad()
     def generate(self, n: int = 16, *, mean: bool = True, **conditions: Tensor) -> Tensor:
-        """n draws of the first observed field from the model: the mean of p(x | z) for z ~ p(z), or draws of x."""
+        """n draws of the first observed field: the mean of p(x | z) for z ~ p(z), or draws of x."""
         return self._decode(self.built.run_model, {"n": n, **self._moved(conditions)}, mean)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor | None = None, *, mean: bool = True, **batch: Tensor) -> Tensor:
-        """The first observed field drawn back from one draw of the guide: z ~ q(z | x), then the mean of p(x | z)."""
+        """The first observed field from one draw of the guide: z ~ q(z | x), the mean of p(x | z)."""
         batch = self._moved({**batch, **({} if x is None else {self.pair.observed[0]: x})})
         with self._ready():
             latents = poutine.trace(self.built.run_guide).get_trace(**self.built.inputs(batch))
         given = {k: v for k, v in batch.items() if k not in self.pair.observed}
-        given["n"] = len(next(iter(batch.values())))
-        return self._decode(poutine.replay(self.built.run_model, trace=latents), given, mean)
+        rows = len(next(iter(batch.values())))
+        return self._decode(poutine.replay(self.built.run_model, trace=latents), {**given, "n": rows}, mean)
 
     @torch.no_grad()
     def encode(self, x: Tensor | None = None, **batch: Tensor) -> dict[str, Tensor]:
-        """The mean of q for each latent the guide draws, given draws of its parents; a draw where q has no mean."""
+        """The mean of q for each latent, given draws of its parents; a draw where q has no mean."""
         batch = self._moved({**batch, **({} if x is None else {self.pair.observed[0]: x})})
         with self._ready():
             trace = poutine.trace(self.built.run_guide).get_trace(**self.built.inputs(batch))
-        sites = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not _is_plate(s)}
-        return {name: _mean_of(site["fn"], site["value"]) for name, site in sites.items()}
+        return {name: _mean_of(site["fn"], site["value"]) for name, site in sample_sites(trace).items()}
 
     def _decode(self, model: Any, inputs: dict[str, Any], mean: bool) -> Tensor:
         if not self.pair.observed:
-            raise PairError("the pair has no observed field: read the draws off pyro.poutine.trace(model) instead")
+            raise PairError(
+                "the pair has no observed field: read the draws off pyro.poutine.trace(model) instead"
+            )
         name = self.pair.observed[0]
         with self._ready():
             site = poutine.trace(model).get_trace(**inputs).nodes[name]
         return _mean_of(site["fn"], site["value"]) if mean else site["value"]
 
-    def _ready(self):
-        from contextlib import ExitStack
-
+    def _ready(self) -> ExitStack:
         stack = ExitStack()
-        training = self.built.training
+        for module in self.built.modules():
+            stack.callback(setattr, module, "training", module.training)
         self.built.eval()
-        stack.callback(self.built.train, training)
         stack.enter_context(self.built.local())
         stack.enter_context(pyro.validation_enabled(False))
         return stack
@@ -89,15 +95,12 @@ class Trained:
         return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
-def _is_plate(site: dict) -> bool:
-    return type(site["fn"]).__name__ == "_Subsample"
-
-
 def _mean_of(distribution: Any, value: Tensor) -> Tensor:
     try:
-        return distribution.mean
+        mean = distribution.mean
     except (NotImplementedError, AttributeError):
         return value
+    return value if bool(mean.isnan().all()) else mean  # torch's answer for a Categorical
 
 
 def device_of(name: str) -> torch.device:
@@ -111,22 +114,16 @@ def device_of(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"no device {name!r} here, torch sees {torch.cuda.device_count()} GPUs: use --device cpu")
+        count = torch.cuda.device_count()
+        raise UsageError(f"no device {name!r} here, torch sees {count} GPUs: use --device cpu")
     return device
 
 
 def materialize(built: Built, dataset: Dataset | None) -> None:
-    """Score one batch, so that parameters made on first use (bare `pyro.param`) exist before anything counts them."""
+    """Score one batch, so that parameters made on first use (bare `pyro.param`) exist before any count."""
     batch = {} if dataset is None else dataset.train.batch(torch.arange(min(2, len(dataset.train))))
-    modes = {module: module.training for module in built.modules()}
-    built.eval()
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
-            built.score(_on(batch, built.device))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(built, seed=0):
+        built.score(_on(batch, built.device))
 
 
 def _on(batch: dict[str, Tensor], device: torch.device | None) -> dict[str, Tensor]:
@@ -135,17 +132,49 @@ def _on(batch: dict[str, Tensor], device: torch.device | None) -> dict[str, Tens
 
 def prepare(pair: Pair | str, data: Any, config: TrainConfig) -> tuple[Pair, Built, Dataset | None]:
     """Find the pair, load its data, make its modules in the data's float type and put them on the device."""
-    pair = find(pair)
+    pair, device = find(pair), device_of(config.device)
     what = data if data is not None else (config.data or pair.data)
     dataset = None if what is None else load_data(what, binarization=config.binarization)
     if dataset is not None and len(dataset.train) == 0:
         raise UsageError(f"data set {dataset.name!r} has no training data: give it some rows")
-    built = build(pair, dataset, seed=config.seed, **config.sizes)
-    built.to(device_of(config.device))
+    built = _sized(pair, dataset, config)
+    built.to(device)
     return pair, built, dataset
 
 
-def load(run: str | Path, *, pair: str | Pair | None = None, data: Any = None, device: str = "auto") -> Trained:
+def _sized(pair: Pair, dataset: Dataset | None, config: TrainConfig) -> Built:
+    """`build`, which fails inside the constructors where a size is none: said in one line that names it."""
+    _refuse_sizes(pair, config.sizes)
+    try:
+        return build(pair, dataset, seed=config.seed, **config.sizes)
+    except PPVAEError:
+        raise
+    except Exception as error:
+        if not config.sizes:
+            raise
+        given = ", ".join(f"{name}={value!r}" for name, value in config.sizes.items())
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UsageError(f"the pair cannot be made with the sizes {given} ({reason}): give others") from error
+
+
+def _refuse_sizes(pair: Pair, sizes: dict[str, Any]) -> None:
+    """A number for a list, or a text for a number, as the constructors' defaults tell."""
+    for part in (pair.model, pair.guide):
+        known = inspect.signature(part).parameters if callable(part) else {}
+        for name, value in sizes.items():
+            default = known[name].default if name in known else None
+            if isinstance(default, int | float) and not isinstance(value, int | float):
+                raise UsageError(
+                    f"the size {name}={value!r} is no number: give one, such as {name}={default}"
+                )
+            if isinstance(default, tuple | list) and not isinstance(value, tuple | list):
+                wanted = str(list(default)).replace(" ", "")
+                raise UsageError(f"the size {name}={value!r} is no list: give one, such as {name}={wanted}")
+
+
+def load(
+    run: str | Path, *, pair: str | Pair | None = None, data: Any = None, device: str = "auto"
+) -> Trained:
     """The trained pair of a run folder, `load("runs/latest")`: its last checkpoint that verifies.
 
     Args:
@@ -156,35 +185,51 @@ def load(run: str | Path, *, pair: str | Pair | None = None, data: Any = None, d
     Raises:
         RunError: no such run, no checkpoint that verifies, or a pair or data that must be given again.
     """
-    import dataclasses
-
-    from ppvae import checkpoint
-
     opened = Run.open(run)
     saved = dict(opened.config)
-    name, saved_hash, data_hash = saved.pop("pair"), saved.pop("pair_hash", None), saved.pop("data_hash", None)
-    saved.pop("data_name", None)
-    in_memory = saved.pop("data_in_memory", False)
-    if pair is None:
-        if ":" in name or name.endswith(".py"):
-            raise RunError(f"run {opened.path} was trained on your own pair {name}: give it again, --pair {name}")
-        pair = name
-    elif isinstance(pair, str) and saved_hash and source_hash(pair) not in (None, saved_hash):
-        raise RunError(f"{pair} has changed since the run was trained: check out the version that trained it")
-    if in_memory and data is None:
-        raise RunError(f"run {opened.path} was trained on data passed from Python: give them again, data=...")
-    config = dataclasses.replace(TrainConfig.from_dict(saved), device=device)
+    pair = _pair_of(opened, saved, pair)
+    if saved.get("data_in_memory") and data is None:
+        raise RunError(
+            f"run {opened.path} was trained on data passed from Python: load it there, with data=..."
+        )
+    config = dataclasses.replace(TrainConfig.from_run(saved), device=device)
+    data_hash = saved.get("data_hash")
     found, built, dataset = prepare(pair, data, config)
     if dataset is not None and data_hash and dataset.hash != data_hash:
-        raise RunError(f"the data have changed since the run was trained (hash {dataset.hash[:12]}, was {data_hash[:12]}): "
-                       "give the data that it was trained on")
+        raise RunError(
+            f"the data have changed since the run was trained (hash {dataset.hash[:12]}, was "
+            f"{data_hash[:12]}): give the data that it was trained on"
+        )
     materialize(built, dataset)
     last = checkpoint.latest(opened.checkpoints)
     if last is None:
         raise RunError(f"run {opened.path} has no checkpoint that verifies: train again")
     tensors, state = checkpoint.load(last)
-    restore_parameters(built, tensors, str(last))
-    return Trained(found, built, dataset, config, history=opened.metrics(), run=opened, step=int(state["step"]))
+    restore_parameters(built, tensors, str(last), prefix="best." if state.get("best") else "pair.")
+    built.eval()
+    return Trained(
+        found, built, dataset, config, history=opened.metrics(), run=opened, step=int(state["step"])
+    )
+
+
+def _pair_of(run: Run, saved: dict[str, Any], given: str | Pair | None) -> str | Pair:
+    """The pair to load a run with: by the name that the run has, or as it was given again."""
+    name, digest = saved.get("pair"), saved.get("pair_hash")
+    if not isinstance(name, str):
+        raise RunError(f"{run.path / 'config.yaml'} names no pair: restore it, or train again")
+    if given is None:
+        if saved.get("pair_in_memory"):
+            raise RunError(
+                f"run {run.path} was trained on a Pair passed from Python: load it there, with pair=..."
+            )
+        if ":" in name or name.endswith(".py"):
+            raise RunError(
+                f"run {run.path} was trained on your own pair {name}: give it again, --pair {name}"
+            )
+        return name
+    if isinstance(given, str) and digest and source_hash(given) not in (None, digest):
+        raise RunError(f"{given} has changed since the run was trained: give the version that trained it")
+    return given
 
 
 def restore_parameters(built: Built, tensors: dict[str, Tensor], source: str, prefix: str = "pair.") -> None:
@@ -193,14 +238,18 @@ def restore_parameters(built: Built, tensors: dict[str, Tensor], source: str, pr
     given = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     for name, value in own.items():
         if name not in given:
-            raise RunError(f"{source} has no {name!r}, which the pair has: use the pair and sizes it was trained with")
+            raise RunError(
+                f"{source} has no {name!r}, which the pair has: use the pair and sizes it was trained with"
+            )
         if given[name].shape != value.shape:
             raise RunError(
-                f"{source}: {name!r} has shape {tuple(given[name].shape)}, the pair's is {tuple(value.shape)}: "
-                "use the sizes it was trained with"
+                f"{source}: {name!r} has shape {tuple(given[name].shape)}, the pair's is "
+                f"{tuple(value.shape)}: use the sizes it was trained with"
             )
     if extra := sorted(set(given) - set(own)):
-        raise RunError(f"{source} has {extra[0]!r}, which the pair lacks: use the pair and sizes it was trained with")
+        raise RunError(
+            f"{source} has {extra[0]!r}, which the pair lacks: use the pair and sizes it was trained with"
+        )
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(given[name])

@@ -74,7 +74,7 @@ def test_every_draw_splits_into_evidence_and_posterior(name):
     evidence = built.pair.evidence(built.model, batch)
     posterior = built.pair.posterior(built.model, batch)["z"]
     close(terms.log_weight, evidence + posterior.log_prob(z.value) - z.q.log_prob(z.value))
-    close(terms.log_weight, x.log_p + z.log_p - z.log_q)
+    close(terms.log_weight, x.log_p + z.log_ratio)
     close(z.log_p, dist.Normal(0.0, 1.0).log_prob(z.value).sum(-1))
     if name == "ppca":  # the guide is the posterior: no variance at all
         close(terms.log_weight, evidence.expand(5, -1))
@@ -327,7 +327,8 @@ def test_local_mini_batches_average_to_the_full_batch(estimator):
 class Given(dist.TorchDistribution):
     """The distribution `law`, whose one draw is known."""
 
-    has_rsample, arg_constraints = True, {}
+    has_rsample = True
+    arg_constraints = {}  # noqa: RUF012  # pyright: ignore
 
     def __init__(self, value, law):
         self.value, self.law = value, law

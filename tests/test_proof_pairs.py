@@ -5,6 +5,7 @@
 import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyro.distributions as dist
 import pytest
@@ -129,7 +130,10 @@ def test_enumeration_is_pyros_in_value_and_gradient(place, particles):
 
 
 def parallel(fn, names):
-    return poutine.infer_config(fn, lambda site: {"enumerate": "parallel"} if site["name"] in names else {})
+    def config(site) -> Any:
+        return {"enumerate": "parallel"} if site["name"] in names else {}
+
+    return poutine.infer_config(fn, config)
 
 
 def test_two_layers_by_hand():

@@ -179,13 +179,12 @@ def pair_names() -> list[str]:
 def made(name: str, rows: int = 8) -> tuple[Built, dict[str, Tensor]]:
     """A pair of the library, built at its default sizes, with data that its own model draws."""
     pair = registry.find(name)
-    built = build(pair)
-    if not pair.observed:
+    built, observed = build(pair), list(pair.observed)
+    if not observed:
         return built, {}
-    if pair.data is not None and (pair.conditions or len(pair.observed) > 1):
+    if pair.data is not None and (pair.conditions or len(observed) > 1):
         fields = load(pair.data).train
         return build(pair, load(pair.data)), fields.batch(torch.arange(rows))
     with torch.no_grad(), built.local():
         drawn = built.run_model(n=rows)
-    name = pair.observed[0]
-    return built, {name: drawn.detach()}
+    return built, {observed[0]: drawn.detach()}

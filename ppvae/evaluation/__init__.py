@@ -1,4 +1,4 @@
-"""Numbers about a trained pair, on held-out data: no optimizer in here, parameters are bit-equal afterwards."""
+"""Numbers about a trained pair on held-out data: no optimizer in here, parameters are bit-equal after."""
 
 from ppvae.evaluation.evaluate import evaluate
 from ppvae.evaluation.importance import log_likelihood

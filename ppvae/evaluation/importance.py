@@ -13,20 +13,25 @@ from ppvae.estimators.base import weights_obstacle
 from ppvae.shapes import Float
 
 CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**27}
-"""Numbers of the batch's fields that one chunk may hold over its particles and data: on a CPU small enough to stay near the
-caches (8 MiB in float32), on a GPU large enough to fill it, with room for the nets' activations in both."""
+"""Numbers that one chunk may hold over its particles and data, in the batch's fields or in the widest layer:
+on a CPU small enough to stay near the caches (8 MiB in float32), on a GPU large enough to fill it, with room for
+the nets' activations in both."""
 
 
 def log_likelihood(built: Built, batch: dict[str, Tensor], k: int) -> Float[Tensor, " B"]:
-    """log (1/K) sum_k p(x, z_k) / q(z_k | x) of each datum, in nats; a lower bound in expectation, tight as K grows.
+    """log (1/K) sum_k p(x, z_k) / q(z_k | x) of each datum, in nats; a lower bound in expectation, tight as
+    K grows.
 
-    Call inside `evaluating(built, seed)`. Weights are accumulated by a streaming logsumexp over chunks of particles.
+    Call inside `evaluating(built, seed)`. Weights are accumulated by a streaming logsumexp over chunks of
+    particles.
 
     Raises:
         PairError: the pair's weights are not one number per datum and draw (global latents, scales).
     """
     rows = max((len(v) for v in batch.values()), default=1)
-    numel = max(1, sum(v.numel() for v in batch.values()) // rows)
+    # A net may be much wider than the data.
+    width = max((p.shape[0] for p in built.parameters() if p.dim()), default=1)
+    numel = max(width, sum(v.numel() for v in batch.values()) // rows)
     budget = CHUNK_ELEMENTS["cuda" if built.device is not None and built.device.type == "cuda" else "cpu"]
     at_once = max(1, min(rows, budget // numel))
     particles = max(1, min(k, budget // (numel * at_once)))

@@ -17,7 +17,7 @@ from ppvae.terms import Terms
 
 @contextmanager
 def evaluating(built: Built, seed: int) -> Iterator[None]:
-    """No gradients, eval mode, a seed of its own; training flags and random states are put back afterwards."""
+    """No gradients, eval mode, a seed of its own; training flags and random states are put back after."""
     modes = {module: module.training for module in built.modules()}
     built.eval()
     devices = [built.device] if built.device is not None and built.device.type == "cuda" else []
@@ -40,11 +40,13 @@ def batches(built: Built, split: Any, rows: int) -> Iterator[dict[str, Tensor]]:
         yield {name: value.to(built.device) for name, value in batch.items()}
 
 
-def mean_terms(built: Built, split: Any, *, seed: int = 0, rows: int = 512) -> dict[str, float]:
-    """`elbo`, `rate`, `distortion`, `rate/<site>`, `distortion/<site>` in nats per datum, with `<name>_stderr`.
+def mean_terms(built: Built, split: Any, *, seed: int = 0, rows: int = 512) -> dict[str, Any]:
+    """`elbo`, `rate`, `distortion`, `rate/<site>`, `distortion/<site>`, each with `<name>_stderr`, in nats
+    per datum.
 
-    One draw of the guide per datum; the standard error is that of the mean over the data. Global latents enter once,
-    divided by the number of training data N, as in the objective.
+    One draw of the guide per datum; the standard error is that of the mean over the data, None for one datum.
+    Global latents enter once, divided by the number of training data N, as in the objective; their one draw
+    per batch is no part of the standard error.
     """
     sums = _Sums()
     with evaluating(built, seed):
@@ -88,11 +90,12 @@ class _Sums:
             self.second[name] = self.second.get(name, 0) + centred.square().sum()
         self.n += len(next(iter(vectors.values())))
 
-    def means(self) -> dict[str, float]:
+    def means(self) -> dict[str, Any]:
         found = {}
         for name, origin in self.origin.items():
             mean = float(self.first[name]) / self.n
-            variance = max(0.0, float(self.second[name]) / self.n - mean**2) * self.n / max(1, self.n - 1)
             found[name] = float(origin) + mean
-            found[f"{name}_stderr"] = math.sqrt(variance / self.n)
+            squares = max(0.0, float(self.second[name]) - self.n * mean**2)
+            # One datum tells nothing about the error of its own mean.
+            found[f"{name}_stderr"] = math.sqrt(squares / (self.n - 1) / self.n) if self.n > 1 else None
         return found

@@ -1,4 +1,4 @@
-"""What must not depend on each other: data of one batch, particles, the batch size; and drawing without data."""
+"""What must not depend on each other: data of a batch, particles, batch sizes; and drawing without data."""
 
 from __future__ import annotations
 

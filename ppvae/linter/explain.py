@@ -1,4 +1,4 @@
-"""From an exception in a user's model or guide to a finding: what went wrong, where, and what to do about it."""
+"""From an exception in a model or guide to a finding: what went wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ PARTICLE_FIX = (
 def explain(subject: Subject, run: Run, inputs: dict[str, Any], phase: str = "plain") -> None:
     """Add the one finding that explains why `run` failed; `phase` says what was tried.
 
-    phase: plain, rows (another batch size), particles, replay (the model at the guide's draws), sample, score.
+    phase: plain, rows (another batch size), particles, replay (the model at the guide's draws), sample,
+        score.
     """
     error = run.error
     assert error is not None
@@ -82,7 +83,10 @@ def explain(subject: Subject, run: Run, inputs: dict[str, Any], phase: str = "pl
         pass
     elif any(re.search(pattern, text) for pattern in _DTYPES):
         subject.error(
-            "dtype", f"the {run.role} mixes types ({_dtypes(subject, inputs)}): {text}", where, _cast(inputs)
+            "dtype",
+            f"the {run.role} mixes types ({_dtypes(subject, inputs)}): {text}",
+            where,
+            _cast(inputs, parameter_dtype(subject)),
         )
     elif phase == "rows":
         subject.error(
@@ -343,7 +347,12 @@ def _dtypes(subject: Subject, inputs) -> str:
     return ", ".join([*parts, *([f"parameters are {_short(known)}"] if known else [])])
 
 
-def _cast(inputs) -> str:
+def _cast(inputs, known: torch.dtype | None) -> str:
+    if (
+        any(isinstance(v, Tensor) and v.dtype == torch.float64 for v in inputs.values())
+        and known == torch.float64
+    ):
+        return "make constants in the parameters' type, weight.new_zeros(...), or give the data as float32"
     double = [n for n, v in inputs.items() if isinstance(v, Tensor) and v.dtype == torch.float64]
     if double:
         return f"give {double[0]} as float32 ({double[0]}.float()), or build the modules in float64"

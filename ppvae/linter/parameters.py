@@ -114,12 +114,12 @@ def _hidden(subject: Subject, leaves: list[Tensor]) -> None:
             group = (id(owner), attribute)
             if isinstance(owner, types.FunctionType):
                 place = places.of_name(owner, attribute)
-                fix = "write the model or guide as a class that owns it, class Model(PyroModule), and pass the class"
+                fix = "write it as a class that owns the net, class Guide(PyroModule), and pass the class"
             else:
                 place = places.of_attribute(owner, attribute)
                 fix = {
-                    "list": f"keep it in nn.ModuleList or nn.ParameterList: self.{attribute} = nn.ModuleList([...])",
-                    "dict": f"keep it in nn.ModuleDict or nn.ParameterDict: self.{attribute} = nn.ModuleDict(...)",
+                    "list": f"keep it in an nn.ModuleList: self.{attribute} = nn.ModuleList([...])",
+                    "dict": f"keep it in an nn.ModuleDict: self.{attribute} = nn.ModuleDict(...)",
                 }.get(
                     kind,
                     f"make it an nn.Parameter: self.{attribute} = nn.Parameter(...)"

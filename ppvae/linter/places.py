@@ -37,7 +37,7 @@ _WRAPPERS = ("/jaxtyping/", "/beartype/", "/numpy/", "/torchvision/", "/_pytest/
 
 @functools.lru_cache(maxsize=4096)
 def is_users(file: str) -> bool:
-    """Whether a file is the user's: no part of Python, torch, Pyro or the library, pairs themselves excepted."""
+    """Whether a file is the user's: no part of Python, torch, Pyro or the library; its pairs are such."""
     if file.startswith("<") or not file:
         return False
     path = Path(file)
@@ -149,7 +149,7 @@ def of_pair(pair: Pair, keyword: str | None = None) -> Place:
     for module in list(sys.modules.values()):
         values = vars(module).values() if isinstance(module, types.ModuleType) else ()
         for value in list(values):
-            if isinstance(value, Pair) and value.model is pair.model and value.guide is pair.guide:
+            if type(value) is Pair and value.model is pair.model and value.guide is pair.guide:
                 homes.insert(0, Place(getattr(module, "__file__", None), None))
                 break
     for home in homes:
@@ -161,7 +161,7 @@ def of_pair(pair: Pair, keyword: str | None = None) -> Place:
 
 
 def _pair_call(pair: Pair, home: Place) -> ast.Call | None:
-    """The `Pair(...)` of the file that says most of what `pair` says; of several, the nearest below its part."""
+    """The `Pair(...)` of the file that says most of what `pair` says; of equals, the nearest below it."""
     tree = _tree(home.file) if home.file and is_users(home.file) else None
     calls = [
         n for n in (ast.walk(tree) if tree else ()) if isinstance(n, ast.Call) and _last(n.func) == "Pair"

@@ -100,7 +100,7 @@ def groups(subject: Subject) -> None:
     names = [name for name, p in subject.built.named_parameters() if p.requires_grad]
     for group, paths in subject.pair.groups.items():
         for path in (paths,) if isinstance(paths, str) else paths:
-            if not any(name == path or name.startswith(path + ".") for name in names):
+            if not any(name == path or name.startswith(f"{path}.") for name in names):
                 prefixes = {name.rsplit(".", i)[0] for name in names for i in range(name.count(".") + 1)}
                 subject.error(
                     "groups",

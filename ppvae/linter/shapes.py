@@ -10,7 +10,7 @@ from ppvae.linter.subject import Subject
 
 
 def latents(subject: Subject) -> None:
-    """A latent has one event shape in model and guide; compared before the model is replayed at the guide's draws."""
+    """A latent has one event shape in model and guide; compared before the model sees the guide's draws."""
     for name, q in subject.guide.sites.items():
         p = subject.model.sites.get(name)
         if p is None:

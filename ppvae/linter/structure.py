@@ -16,7 +16,7 @@ from ppvae.terms import DATA_PLATE
 
 
 def first_runs(subject: Subject) -> None:
-    """Run the guide, then the model with draws of its own, so that a latent that does not fit cannot mask its cause."""
+    """Run the guide, then the model with its own draws: a latent that does not fit cannot mask its cause."""
     subject.guide = subject.run("guide", subject.inputs)
     if subject.guide.error is not None:
         explain(subject, subject.guide, subject.inputs)
@@ -196,7 +196,7 @@ def _params(subject: Subject) -> None:
         if not record.bare or first is None:
             continue
         starts = [_initial(r) for r in (first, record)]
-        # Without an initial value the guide means to read the model's parameter; one object is shared on purpose.
+        # Without an initial value the guide reads the model's parameter; one object is shared on purpose.
         if any(start is None for start in starts) or starts[0] is starts[1]:
             continue
         subject.error(
@@ -281,7 +281,7 @@ def plates_of(subject: Subject, run: Run, count: int) -> None:
 
 
 def plates(subject: Subject) -> None:
-    """One plate called data at dim -1 around all that is per datum, in both; deeper ones as Pair(plates=) says."""
+    """One plate called data at dim -1 around all that is per datum; deeper ones as Pair(plates=) says."""
     if not subject.inputs:
         return  # a model without data: its one row is the whole model
     for run in (subject.model, subject.guide):

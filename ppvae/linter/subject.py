@@ -190,10 +190,11 @@ def pool(data: Any, batch: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def untouched(*roots: Any) -> Iterator[None]:
-    """Put back, at the end, all that a run may change: random states, parameters, buffers, gradients, flags."""
+    """Put back, at the end, what a run may change: random states, parameters, buffers, gradients, flags."""
     python, numpy = random.getstate(), np.random.get_state()
     modules = {id(m): m for root in roots if isinstance(root, nn.Module) for m in root.modules()}.values()
     undo = [_undo(module) for module in modules]
+    undo += [_undo_local(root) for root in roots if isinstance(root, Built)]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
         with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
@@ -226,6 +227,17 @@ def _undo(module: nn.Module) -> Callable[[], None]:
             delattr(module, name)
         for name, value in kept.items():
             object.__setattr__(module, name, _restored(loose[name]) if name in loose else value)
+
+    return restore
+
+
+def _undo_local(built: Built) -> Callable[[], None]:
+    """Bare parameters that the check made are made again by the first run after it."""
+    local = built._local
+    passed, constraints = set(local.passed), dict(local.constraints)
+
+    def restore() -> None:
+        local.passed, local.constraints = passed, constraints
 
     return restore
 

@@ -40,8 +40,8 @@ def latents(subject: Subject) -> None:
             )
             continue
         mine, theirs = _support(q.fn), _support(p.fn)
-        # A Delta has the support of its point, not the reals that it declares; a straight-through relaxation draws
-        # discrete values from a continuous distribution, on purpose.
+        # A Delta has the support of its point, not the reals that it declares; a straight-through relaxation
+        # draws discrete values from a continuous distribution, on purpose.
         drawn = _base(q.fn) == "Delta" or subject.pair.discrete.get(name) == "reparameterized"
         inside = None if drawn else _inside(mine, theirs)
         if inside is None or inside:

@@ -1,7 +1,7 @@
 """`check`: one stage after another, and a stop at the first that finds an error.
 
-The order is from cause to consequence: a misspelt site makes every later number meaningless, and one right finding is
-worth more than five that follow from it.
+The order is from cause to consequence: a misspelt site makes every later number meaningless, and one right
+finding is worth more than five that follow from it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _STAGES: tuple[tuple[Callable[[Subject], None], ...], ...] = (
     (values.again,),
     (
         parameters.check,
+        parameters.shared,
         coupling.leakage,
         coupling.particles,
         coupling.sampling,
@@ -56,15 +57,15 @@ def check(
 
     Args:
         pair: a Pair, or a name as `ppvae.find` takes it.
-        data: a data set, a dict of tensors of shape (N, ...), or the name of a data set; by default `batch`, else
-            the data set that the pair names.
+        data: a data set, a dict of tensors of shape (N, ...), or the name of a data set; by default `batch`,
+            else the data set that the pair names.
         batch: tensors of shape (B, ...) to check on; by default rows from all over the training data.
         built: the pair's modules where they are made already; otherwise they are built here, from `seed`.
         seed: of the modules and of the draws.
         sizes: constructor arguments, as `ppvae.build` takes them.
 
-    Random states, parameters, buffers, gradients and training flags are left as they were. Whatever is wrong with
-    the pair, also an exception in its code, is a finding; nothing is raised.
+    Random states, parameters, buffers, gradients and training flags are left as they were. Whatever is wrong
+    with the pair, also an exception in its code, is a finding; nothing is raised.
     """
     report = Report(pair if isinstance(pair, str) else pair.name or _name(pair))
     with untouched(built):
