@@ -90,12 +90,23 @@ class Built(nn.Module):
             yield
             return
         self._local.device = self.device
-        with pyro.settings.context(module_local_params=True), self._local:
-            yield
+        # A model's own `torch.zeros(...)` then has the type of its parameters.
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype or default)
+        try:
+            with pyro.settings.context(module_local_params=True), self._local:
+                yield
+        finally:
+            torch.set_default_dtype(default)
 
     @property
     def device(self) -> torch.device | None:
         return next((p.device for p in self.parameters()), None)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The type of the first floating parameter; None where there is none."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
 
     def run_model(self, **inputs: Any) -> Any:
         return self.model(**_only(inputs, self._takes["model"]))
@@ -123,10 +134,10 @@ class Built(nn.Module):
 
     @property
     def vectorize(self) -> bool:
-        """Whether particles run all at once; a BatchNorm in training mode would mix them."""
+        """Whether particles run all at once; a BatchNorm would mix them in training, and knows no leading dims ever."""
         if self.pair.vectorize is not None:
             return self.pair.vectorize
-        return not any(isinstance(m, _BatchNorm) and m.training for m in self.modules())
+        return not any(isinstance(m, _BatchNorm) for m in self.modules())
 
     @property
     def enumerated(self) -> tuple[str, ...]:
@@ -211,7 +222,7 @@ def build(pair: Pair, data: Any = None, seed: int = 0, **sizes: Any) -> Built:
     for name in sizes:
         if name not in known:
             raise UsageError(
-                f"{pair.name or 'the pair'} has no size {name!r}{nearest(name, known)} "
+                f"{pair.name or 'the pair'} has no size {name!r}{nearest(name, known) or '.'} "
                 f"It has: {sorted(known) or 'none'}"
             )
     given = {**pair.sizes, **sizes}

@@ -315,12 +315,29 @@ def _one_line(box: str, argv: list[str]) -> str:
     rows = [row.strip("│ ") for row in box.splitlines() if row.startswith("│")]
     rule = next((i for i, row in enumerate(rows) if row and set(row) == {"─"}), len(rows))
     text = " ".join(rows[:rule]) or " ".join(box.split())
-    text = re.sub(r"^Error parsing (__\S+|\[.*?\]): ", "", text)
-    text = re.sub(r"^Error parsing (\S+): ", r"\1: ", text)
-    if re.search(r", did you mean|: use |: give ", text):
-        return text
+    for pattern, said in _SAID:
+        text = re.sub(pattern, said, text)
+    if choice := re.search(r"no choice '(.*?)'.*There are: (.*)$", text):
+        text = text.replace(". There are", f"{nearest(choice[1], choice[2].split(', ')) or '.'} There are")
     command = f"ppvae {argv[0]}" if argv and argv[0] in COMMANDS else "ppvae"
-    return f"{text.rstrip('.')}; see {command} --help"
+    # Our own messages say what to do; the parser's do not.
+    return text if re.search(r": use |: give | There are: ", text) else f"{text}; see {command} --help"
+
+
+_SAID = (
+    (r"^Error parsing (__\S+|\[.*?\]): ", ""),
+    (r"^Error parsing (\S+): ", r"\1: "),
+    (r"invalid literal for int\(\) with base 10: (.*)$", r"\1 is no whole number"),
+    (r"could not convert string to float: (.*)$", r"\1 is no number"),
+    (r"^Missing from (.*?): (\S+) (.*?)\.? ?\(required\)$", r"\1 needs \2: \3"),
+    (r"^Missing value for argument '(\S+)'.*$", r"\1 needs a value"),
+    (
+        r"^invalid choice '(.*?)' for argument '(\S+)'\. Expected one of \((.*?),?\)\.?$",
+        r"\2 has no choice '\1'. There are: \3",
+    ),
+    (r"(?<=There are: )(.*)$", lambda found: found[0].replace("'", "")),
+)
+"""What the parser says, and how it is said here."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -98,8 +98,8 @@ def new_pair(name: str, folder: Path) -> None:
     written = scaffold.new(name, folder)
     for path in written:
         console.print(f"written: {path}", soft_wrap=True)
-    for line in scaffold.next_steps(name, folder):
-        console.print(line, soft_wrap=True)
+    pair, test = written
+    console.print(f"train it: ppvae train {pair}:PAIR; test it: pytest {test}", soft_wrap=True)
 
 
 @torch.no_grad()
@@ -193,6 +193,9 @@ def _summary(trained: Trained, results: dict[str, Any] | None, seconds: float) -
     if results is not None:
         took += f", evaluated in {results['seconds']:.0f} s (± is the standard error of the mean)"
     console.print(took)
-    for path in [*sorted((trained.run.path / "figures").glob("*.png")), trained.run.path / "evaluation.json"]:
+    evaluation = trained.run.path / "evaluation.json"
+    if results is None:  # one from before the run was resumed would be about other parameters
+        evaluation.unlink(missing_ok=True)
+    for path in [*sorted(trained.run.figures.glob("*.png")), evaluation]:
         if path.exists():
             console.print(f"written: {path}", soft_wrap=True)

@@ -46,7 +46,7 @@ def find(name: str | Pair) -> Pair:
         if point.name == name:
             return _checked(point.load(), name, name)
     raise UsageError(
-        f"no pair {name!r}{nearest(name, names())} There are: {', '.join(names())}; "
+        f"no pair {name!r}{nearest(name, names()) or '.'} There are: {', '.join(names())}; "
         "your own is found as my_module:PAIR or path/to/file.py:PAIR"
     )
 
@@ -66,7 +66,7 @@ def _from_place(text: str) -> Pair:
     if not hasattr(module, attribute):
         pairs = [key for key, value in vars(module).items() if isinstance(value, Pair)]
         raise UsageError(
-            f"{place} has no {attribute!r}{nearest(attribute, pairs)} Its pairs: {', '.join(pairs) or 'none'}"
+            f"{place} has no {attribute!r}{nearest(attribute, pairs) or '.'} Its pairs: {', '.join(pairs) or 'none'}"
         )
     stem = Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
     return _checked(getattr(module, attribute), text, stem if attribute == "PAIR" else attribute.lower())

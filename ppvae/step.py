@@ -138,9 +138,8 @@ class PyroStep:
             )
         # Pyro's loss is a sum over the batch: eps and decay as many times larger make Adam's steps the same.
         decay = self.config.weight_decay * rows
-        optimizer = pyro.optim.PyroOptim(
-            torch.optim.Adam, {"lr": self.config.lr, "weight_decay": decay, "eps": 1e-8 * rows}
-        )
+        options = {"lr": self.config.lr, "weight_decay": decay, "eps": 1e-8 * rows}
+        optimizer = pyro.optim.Adam(options)  # type: ignore
         elbo = pyro.infer.Trace_ELBO(
             num_particles=self.particles,
             vectorize_particles=self.particles > 1,

@@ -46,7 +46,7 @@ def find(text: str | Estimator) -> Estimator:
         return _made(PyroLoss, text, _options(options[1:], text), name=options[0])
     if name not in ESTIMATORS:
         known = [*ESTIMATORS, *(f"pyro:{loss}" for loss in LOSSES)]
-        raise UsageError(f"no estimator {name!r}{nearest(name, known)} There are: {', '.join(known)}")
+        raise UsageError(f"no estimator {name!r}{nearest(name, known) or '.'} There are: {', '.join(known)}")
     return _made(ESTIMATORS[name], text, _options(options, text))
 
 
@@ -72,7 +72,7 @@ def _made(cls: type[Estimator], text: str, options: dict[str, Any], **given: Any
     for key in options:
         if key not in known and not open_ended:
             raise UsageError(
-                f"estimator {text!r} has no option {key!r}{nearest(key, known)} It has: {', '.join(known)}"
+                f"estimator {text!r} has no option {key!r}{nearest(key, known) or '.'} It has: {', '.join(known)}"
             )
     try:
         return cls(**given, **options)

@@ -92,7 +92,7 @@ class PyroLoss(Estimator):
     def __init__(self, name: str = "Trace_ELBO", particles: int = 1, **options: Any):
         super().__init__(particles)
         if name not in LOSSES:
-            raise UsageError(f"Pyro has no loss {name!r}{nearest(name, LOSSES)} It has: {', '.join(LOSSES)}")
+            raise UsageError(f"Pyro has no loss {name!r}{nearest(name, LOSSES) or '.'} It has: {', '.join(LOSSES)}")
         self.name, self.options = name, options
         _keep_own_parameters(*options.values())  # of the kernel of Trace_MMD
         self._losses: dict[int, Any] = {}

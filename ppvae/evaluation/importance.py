@@ -13,8 +13,8 @@ from ppvae.estimators.base import weights_obstacle
 from ppvae.shapes import Float
 
 CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**27}
-"""Numbers that one chunk may hold over its particles and data, in the batch's fields or in the widest layer:
-on a CPU small enough to stay near the caches (8 MiB in float32), on a GPU large enough to fill it, with room for
+"""Numbers that one chunk may hold over its particles and data, in the batch's fields or the widest layer: on
+a CPU small enough to stay near the caches (8 MiB in float32), on a GPU large enough to fill it, with room for
 the nets' activations in both."""
 
 
