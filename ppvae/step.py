@@ -19,7 +19,7 @@ from ppvae.build import Built
 from ppvae.config import TrainConfig
 from ppvae.errors import PairError, UsageError
 from ppvae.estimators.base import Estimator
-from ppvae.estimators.loss import group_gradients
+from ppvae.estimators.gradients import group_gradients
 
 
 def make_optimizer(

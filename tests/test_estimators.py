@@ -17,8 +17,8 @@ from ppvae import estimators, registry
 from ppvae.build import build
 from ppvae.errors import PairError, UsageError
 from ppvae.estimators import ELBO, IWAE, AnalyticKL
-from ppvae.estimators.base import with_penalties
-from ppvae.estimators.loss import group_gradients
+from ppvae.estimators.objective import with_penalties
+from ppvae.estimators.gradients import group_gradients
 from ppvae.pair import Pair, penalty
 from ppvae.terms import score
 from tests.test_proof_pairs import PAIRS, REFUSED, make

@@ -20,13 +20,7 @@ MODELS, GUIDES = set((ROOT / "models").glob("*.py")), set((ROOT / "guides").glob
 OTHERS = {path for folder in ("examples", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
 
 # Imports inside a function that point back up the layers, each with its reason.
-LAZY_CYCLES = {
-    (
-        "ppvae.estimators.base",
-        "ppvae.estimators.loss",
-    ): "estimator(model, guide) gives a Loss, which calls estimators",
-    ("ppvae.estimators.base", "ppvae.estimators.pyro_bridge"): "estimator.as_pyro() gives a loss for SVI",
-}
+LAZY_CYCLES: dict[tuple[str, str], str] = {}
 
 
 def name_of(path: Path) -> str:

@@ -18,7 +18,7 @@ from ppvae import registry
 from ppvae.build import build
 from ppvae.errors import PairError
 from ppvae.estimators import ELBO, IWAE, AnalyticKL
-from ppvae.estimators.loss import group_gradients
+from ppvae.estimators.gradients import group_gradients
 from tests.toys import assert_same, dataset, loss_and_gradients, pyro_loss_and_gradients
 
 pytestmark = pytest.mark.usefixtures("float64")

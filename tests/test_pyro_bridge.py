@@ -14,7 +14,7 @@ from pyro.contrib.gp.kernels import RBF
 from ppvae import estimators, registry
 from ppvae.build import build
 from ppvae.errors import PairError, UsageError
-from ppvae.estimators import ELBO, IWAE, AnalyticKL, PyroLoss
+from ppvae.estimators import ELBO, IWAE, AnalyticKL, AsPyro, PyroLoss
 from ppvae.estimators.pyro_bridge import LOSSES
 from tests.test_proof_pairs import make
 from tests.toys import (
@@ -45,7 +45,7 @@ def test_ours_trains_in_stock_svi(estimator):
     built, batch = build(MLP_VAE), bits(7)
     other = build(MLP_VAE)
     before = {name: p.detach().clone() for name, p in built.named_parameters()}
-    svi = pyro.infer.SVI(built.model, built.guide, pyro.optim.Adam({"lr": 0.01}), loss=estimator.as_pyro())
+    svi = pyro.infer.SVI(built.model, built.guide, pyro.optim.Adam({"lr": 0.01}), loss=AsPyro(estimator))
     torch.manual_seed(0)
     losses = [svi.step(**batch) for _ in range(5)]
     optimizer = torch.optim.Adam(other.parameters(), lr=0.01)
@@ -67,10 +67,10 @@ def test_ours_trains_in_stock_svi(estimator):
 
 @pytest.mark.parametrize("place", ["mixture:PAIR", "mixture:IN_GUIDE", "sequence:PAIR", "undirected:EXACT"])
 def test_plates_and_enumeration_are_said(place):
-    """Exact to 1e-9: as_pyro takes what the pair declares."""
+    """Exact to 1e-9: AsPyro takes what the pair declares."""
     _, built, batch = make(place)
     rows = len(batch["x"]) if batch else 1
-    loss = ELBO(particles=2).as_pyro(plates=built.pair.plates, enumerated=built.enumerated)
+    loss = AsPyro(ELBO(particles=2), plates=built.pair.plates, enumerated=built.enumerated)
     torch.manual_seed(0)
     value = loss.loss(built.run_model, built.run_guide, **batch)
     mine, _ = loss_and_gradients(ELBO(particles=2), built, batch)
@@ -91,26 +91,26 @@ def test_a_subsampled_plate_scales_by_all_data():
         pyro.sample("w", dist.Normal(pyro.param("loc", torch.zeros(())), 0.5))
 
     torch.manual_seed(0)
-    ours = ELBO().as_pyro().loss(model, guide)
+    ours = AsPyro(ELBO()).loss(model, guide)
     torch.manual_seed(0)
     assert ours == pytest.approx(pyro.infer.Trace_ELBO(max_plate_nesting=1).loss(model, guide), rel=1e-9)
 
 
 def test_iwae_refuses_globals_and_scales_in_svi_too():
     _, built, batch = make("regression:PAIR")
-    svi = pyro.infer.SVI(built.model, built.guide, pyro.optim.Adam({}), loss=IWAE(particles=3).as_pyro())
+    svi = pyro.infer.SVI(built.model, built.guide, pyro.optim.Adam({}), loss=AsPyro(IWAE(particles=3)))
     with pytest.raises(PairError, match="global latents"):
         svi.step(**batch)
     scaled = pyro.poutine.scale(MLP(), scale=0.5)
     with pytest.raises(PairError, match="cannot take the scale"):
-        IWAE(particles=3).as_pyro().loss(scaled, Encoder(MLP()), **bits(3))
+        AsPyro(IWAE(particles=3)).loss(scaled, Encoder(MLP()), **bits(3))
 
 
 def test_one_loss_only_and_penalties():
     """A penalty of a further group has no optimizer in SVI and is refused; one without a group is added."""
     _, built, batch = make("critic:PAIR")
     with pytest.raises(PairError, match="SVI has one loss"):
-        ELBO().as_pyro().loss(built.model, built.guide, **batch)
+        AsPyro(ELBO()).loss(built.model, built.guide, **batch)
 
 
 # Modules as they are.

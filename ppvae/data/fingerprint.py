@@ -5,13 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from ppvae.data.dataset import Split
+from torch import Tensor
 
 
-def fingerprint(splits: Mapping[str, Split], binarization: str, seed: int | None) -> str:
+class Stored(Protocol):
+    """What is hashed of a split."""
+
+    @property
+    def fields(self) -> dict[str, Tensor]: ...
+    @property
+    def steps(self) -> Mapping[str, int]: ...
+    @property
+    def dynamic(self) -> bool: ...
+
+
+def fingerprint(splits: Mapping[str, Stored], binarization: str, seed: int | None) -> str:
     """SHA-256 in hex: by split and field the name, type, shape, steps, bytes; and the binarization.
 
     The device, the order of the fields and the name of the set are left out.

@@ -7,9 +7,10 @@ from typing import Any
 
 from ppvae.errors import UsageError, nearest
 from ppvae.estimators.analytic_kl import AnalyticKL
-from ppvae.estimators.base import Estimator, Needs, Objective
+from ppvae.estimators.base import Estimator, Needs
 from ppvae.estimators.elbo import ELBO
 from ppvae.estimators.iwae import IWAE
+from ppvae.estimators.objective import Objective
 from ppvae.estimators.pyro_bridge import LOSSES, AsPyro, PyroLoss
 
 ESTIMATORS: dict[str, type[Estimator]] = {"elbo": ELBO, "analytic_kl": AnalyticKL, "iwae": IWAE}

@@ -2,20 +2,24 @@
 
 To write one, subclass `Estimator`, say what it `needs`, and define `objective(terms, knobs)`. All else
 follows: it trains any pair by `fit(pair, estimator=Mine())`, `Mine()(built)(batch)` is its loss as a module,
-and `as_pyro` makes it the `loss=` of a stock `pyro.infer.SVI`.
+and `AsPyro(Mine())` is the `loss=` of a stock `pyro.infer.SVI`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ppvae.errors import PairError, nearest
+from ppvae.build import Built
+from ppvae.errors import PairError
+from ppvae.estimators.gradients import group_gradients, with_gradients
+from ppvae.estimators.objective import Objective, metrics, with_penalties
+from ppvae.pair import Pair
 from ppvae.terms import Terms
 
 Knobs = Mapping[str, Tensor]
@@ -30,19 +34,6 @@ class Needs:
     weights: bool = False
     """The weights w enter nonlinearly: no global latents, no scales, no `bound` sites, no sites summed out in
     the guide."""
-
-
-@dataclass
-class Objective:
-    """What an estimator makes of a batch."""
-
-    bound: Tensor | None
-    """Per datum, (B,), in nats, higher is better; None where there is no bound."""
-    losses: dict[str, Tensor]
-    """What is differentiated, a scalar in nats per datum by optimizer group; `all` stands for every group
-    that has no loss of its own."""
-    metrics: dict[str, Tensor] = field(default_factory=dict)
-    """What is logged beside the losses: detached scalars on the device, in nats per datum."""
 
 
 class Estimator(nn.Module):
@@ -86,39 +77,41 @@ class Estimator(nn.Module):
             raise PairError(f"{name} {obstacle}: use elbo")
 
     def forward(self, model: Any, guide: Any = None, **options: Any) -> nn.Module:
-        """A module whose call on a batch is the loss: `estimator(built)(batch)` or `estimator(model,
-        guide)(x)`."""
-        from ppvae.estimators.loss import Loss
-
+        """A module whose call on a batch is the loss: `estimator(built)(batch)` or `estimator(model, guide)(x)`."""
         return Loss(self, model, guide, **options)
 
-    def as_pyro(self, plates: int = 1, **options: Any) -> Any:
-        """This estimator as the `loss=` of a stock `pyro.infer.SVI`, scaled as Pyro scales: times the
-        rows."""
-        from ppvae.estimators.pyro_bridge import AsPyro
 
-        return AsPyro(self, plates=plates, **options)
+class Loss(nn.Module):
+    """`Loss(estimator, built)(batch)` or `Loss(estimator, model, guide)(x)`: the loss in nats per datum.
 
+    Its gradient is the estimator's for every parameter, also where several optimizer groups have losses of
+    their own.
+    """
 
-def with_penalties(objective: Objective, terms: Terms, further: frozenset[str] = frozenset()) -> Objective:
-    """Add each penalty to the losses of its group; one without a group goes to all but the `further`
-    groups."""
-    if not terms.penalties:
-        return objective
-    losses = dict(objective.losses)
-    groups = {"all", "model", "guide", "estimator", *further}
-    for name, penalty in terms.penalties.items():
-        if penalty.group not in (None, *groups):
-            raise PairError(
-                f"penalty {name!r} is for the group {penalty.group!r}{nearest(str(penalty.group), groups)} "
-                "Declare it in Pair(groups=)"
+    def __init__(self, estimator: Estimator, model: Any, guide: Any = None, **pair: Any):
+        super().__init__()
+        self.estimator = estimator
+        if not isinstance(model, Built):
+            described = Pair(model=type(model), guide=type(guide), **pair)
+            model = Built(described, model, guide, {}, None)
+        self.built = model
+
+    def forward(self, *args: Any, **batch: Any) -> Tensor:
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            batch = {**args[0], **batch}
+        elif args:
+            model = self.built.model
+            names = list(
+                inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
             )
-        if penalty.group and penalty.group not in {*losses, *further} and "all" in losses:
-            losses[penalty.group] = losses["all"]  # which no longer serves a group that has a loss of its own
-        targets = [penalty.group] if penalty.group else [g for g in losses if g not in further]
-        for group in targets:
-            losses[group] = losses.get(group, torch.zeros_like(penalty.value)) + penalty.value
-    return dataclasses.replace(objective, losses=losses)
+            batch = {**dict(zip(names, args, strict=False)), **batch}
+        objective = self.estimator.estimate(self.built, batch)
+        if set(objective.losses) == {"all"}:
+            return objective.losses["all"]
+        gradients = group_gradients(objective, self.built, self.estimator)
+        losses = objective.losses
+        value = losses["all"] if "all" in losses else sum(loss.detach() for loss in losses.values())
+        return with_gradients(value, gradients)  # type: ignore[arg-type]
 
 
 def weights_obstacle(terms: Terms) -> str | None:
@@ -139,18 +132,6 @@ def weights_obstacle(terms: Terms) -> str | None:
     if bounds := terms.of("bound"):
         return f"cannot take {bounds[0].name!r}, which is an estimate of a bound and no log-weight"
     return None
-
-
-def metrics(terms: Terms) -> dict[str, Tensor]:
-    """elbo (beta = 1, no free bits), rate, distortion and penalties of a batch, in nats per datum."""
-    log_likelihood = terms.log_likelihood.detach().mean()
-    outside = terms.log_global.detach().mean() / terms.num_data
-    ratio = terms.log_ratio.detach().mean()
-    found = {"elbo": log_likelihood + ratio + outside, "rate": -ratio, "distortion": -log_likelihood}
-    if terms.has_global:
-        found["global"] = outside
-    found |= {f"penalty/{name}": penalty.value.detach() for name, penalty in terms.penalties.items()}
-    return found
 
 
 def knob(knobs: Knobs, name: str, default: float) -> Tensor | float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ppvae.estimators.base import Estimator, Knobs, Objective, knob
+from ppvae.estimators.base import Estimator, Knobs, knob
+from ppvae.estimators.objective import Objective
 from ppvae.shapes import Float
 from ppvae.terms import Site, Terms
 

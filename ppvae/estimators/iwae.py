@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from ppvae.estimators.base import Estimator, Knobs, Needs, Objective, knob
+from ppvae.estimators.base import Estimator, Knobs, Needs, knob
+from ppvae.estimators.objective import Objective
 from ppvae.terms import Terms
 
 

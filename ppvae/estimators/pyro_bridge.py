@@ -23,8 +23,9 @@ from torch.distributions import constraints
 
 from ppvae.build import Built, _keep_own_parameters
 from ppvae.errors import PairError, UsageError, nearest
-from ppvae.estimators.base import Estimator, Knobs, Objective, with_penalties
-from ppvae.estimators.loss import with_gradients
+from ppvae.estimators.base import Estimator, Knobs
+from ppvae.estimators.gradients import with_gradients
+from ppvae.estimators.objective import Objective, with_penalties
 from ppvae.terms import DATA_PLATE, score
 
 LOSSES = (
@@ -92,7 +93,9 @@ class PyroLoss(Estimator):
     def __init__(self, name: str = "Trace_ELBO", particles: int = 1, **options: Any):
         super().__init__(particles)
         if name not in LOSSES:
-            raise UsageError(f"Pyro has no loss {name!r}{nearest(name, LOSSES) or '.'} It has: {', '.join(LOSSES)}")
+            raise UsageError(
+                f"Pyro has no loss {name!r}{nearest(name, LOSSES) or '.'} It has: {', '.join(LOSSES)}"
+            )
         self.name, self.options = name, options
         _keep_own_parameters(*options.values())  # of the kernel of Trace_MMD
         self._losses: dict[int, Any] = {}

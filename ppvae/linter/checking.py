@@ -15,7 +15,8 @@ from ppvae.build import Built
 from ppvae.errors import PPVAEError
 from ppvae.linter import coupling, parameters, places, recipe, search, shapes, structure, values
 from ppvae.linter.report import Report, Row
-from ppvae.linter.subject import POOL, Subject, as_data, pool, rows, take, told, untouched
+from ppvae.linter.subject import POOL, Subject, as_data, pool, rows, take, untouched
+from ppvae.linter.wording import one_line, told
 from ppvae.pair import Pair
 from ppvae.registry import find
 
@@ -93,7 +94,7 @@ def _prepare(subject: Subject, data: Any, batch: Any, sizes: dict[str, Any]) -> 
         where = places.of_exception(error, _prepare.__code__)
         if isinstance(error, SyntaxError):
             where = places.Place(error.filename, error.lineno)
-        text = f"the pair's file cannot be imported, {type(error).__name__}: {error}"
+        text = f"the pair's file cannot be imported, {type(error).__name__}: {one_line(error)}"
         report.findings.append(_unplaced("import", text, "make the file run by itself: python FILE", where))
     if not report.ok:
         return False
@@ -108,7 +109,7 @@ def _prepare(subject: Subject, data: Any, batch: Any, sizes: dict[str, Any]) -> 
         subject.error("data", message, places.of_pair(subject.pair, "data"), fix)
         return False
     except Exception as error:
-        text = f"no batch can be taken from the data, {type(error).__name__}: {error}"
+        text = f"no batch can be taken from the data, {type(error).__name__}: {one_line(error)}"
         subject.error(
             "data", text, places.of_pair(subject.pair, "data"), "pass a dict of tensors, one row per datum"
         )
@@ -119,7 +120,10 @@ def _prepare(subject: Subject, data: Any, batch: Any, sizes: dict[str, Any]) -> 
             "data", f"the fields have {lengths} rows", fix="give every field one row per datum, at least one"
         )
         return False
+    given = subject.built is not None
     recipe.construct(subject, sizes)
+    if given or data is not None or batch is None:
+        subject.num_data = getattr(subject.built, "num_data", None)
     return report.ok
 
 
@@ -151,7 +155,7 @@ def _stages(subject: Subject) -> None:
         where = places.of_exception(error)
         subject.error(
             "exception",
-            f"the check stopped at {type(error).__name__}: {error}",
+            f"the check stopped at {type(error).__name__}: {one_line(error)}",
             where,
             "make the pair run on one batch by hand: ppvae.build(pair, data).score(batch)",
         )

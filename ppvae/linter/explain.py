@@ -11,7 +11,8 @@ from torch import Tensor
 from ppvae.errors import PairError
 from ppvae.linter.places import NOWHERE, Place
 from ppvae.linter.record import Record, Run
-from ppvae.linter.subject import Subject, rows, told
+from ppvae.linter.subject import Subject, rows
+from ppvae.linter.wording import one_line, told
 from ppvae.terms import DATA_PLATE
 
 _DTYPES = (
@@ -53,7 +54,7 @@ def explain(subject: Subject, run: Run, inputs: dict[str, Any], phase: str = "pl
     error = run.error
     assert error is not None
     last = run.records[-1] if run.records else None
-    text = _first_line(error)
+    text = one_line(error)
     where = run.place
     if where.file is None and last is not None:
         where = last.place
@@ -74,10 +75,11 @@ def explain(subject: Subject, run: Run, inputs: dict[str, Any], phase: str = "pl
     elif phase == "sample":
         _sampling(subject, text, type(error).__name__, where)
     elif isinstance(error, PairError):
-        _refused(subject, run, text, where)
+        _refused(subject, run, " ".join(str(error).split()), where)
     elif (
-        _plate_mismatch(subject, run, text, where)
-        or _constraint(subject, run, text, where)
+        _constraint(subject, run, where, phase, rows(inputs))
+        or (phase == "score" and _enumeration(subject, run, text, where))
+        or _plate_mismatch(subject, run, text, where)
         or _argument(subject, run, error, text, where, inputs)
     ):
         pass
@@ -143,6 +145,27 @@ def explain(subject: Subject, run: Run, inputs: dict[str, Any], phase: str = "pl
         )
 
 
+def loop(subject: Subject, run: Run) -> bool:
+    """Whether the data plate is a Python loop; if so, it is reported."""
+    vectorized = any(f.vectorized for r in run.records for f in r.frames)
+    for record in run.of("sample", "factor", "deterministic"):
+        frame = next((f for f in record.frames if not f.vectorized), None)
+        if frame is None or not subject.rows:
+            continue
+        if frame.name == DATA_PLATE or (not vectorized and frame.size == subject.rows):
+            plate = next((r for r in run.of("plate") if r.name == frame.name), record)
+            subject.error(
+                "sequential",
+                f"the {run.role} loops over the plate {frame.name!r}, `for ... in pyro.plate(...)`, and makes a "
+                f"site for each datum, such as {record.name!r}",
+                plate.place,
+                'state each site once for all rows, `with pyro.plate("data", rows, dim=-1):`',
+                frame.name,
+            )
+            return True
+    return False
+
+
 def duplicates(subject: Subject, run: Run) -> None:
     """One name for two statements of one program."""
     seen: dict[str, Record] = {}
@@ -196,17 +219,19 @@ def plate_size(subject: Subject, record: Record, count: int) -> bool:
     if record.name != DATA_PLATE or count == 0:
         return False
     if drawn != size:
-        whole = drawn == count
+        whole, known = drawn == count, subject.num_data
+        other = known is not None and size != known
+        why = f", while the batch has {count} data" if not whole else ""
+        why = why or (f", while there are {known} data: two different N" if other else "")
         subject.add(
-            "warning" if whole else "error",
+            "error" if why else "warning",
             "subsample",
-            f"the plate 'data' of the {record.role} is subsampled, {drawn} of {size}"
-            + ("" if whole else f", while the batch has {count} data"),
+            f"the plate 'data' of the {record.role} is subsampled, {drawn} of {size}{why}",
             record.place,
             'write pyro.plate("data", len(x), dim=-1): batches and the scale N / B are the library\'s',
             DATA_PLATE,
         )
-        return not whole
+        return bool(why)
     if size == count:
         return False
     subject.error(
@@ -261,13 +286,41 @@ def _local(error: BaseException, name: str) -> Any:
     return found
 
 
-def _constraint(subject: Subject, run: Run, text: str, where: Place) -> bool:
+def _enumeration(subject: Subject, run: Run, text: str, where: Place) -> bool:
+    """What runs on draws may fail on all values of a latent at once."""
+    names = ", ".join(map(repr, subject.built.enumerated))
+    if not names:
+        return False
+    error = type(run.error).__name__
+    subject.error(
+        "enumeration",
+        f"the pair runs on draws but fails where {names} is enumerated, {error}: {text} (enumerated values have "
+        "a leading dim more than drawn ones)",
+        where,
+        "broadcast what meets before torch.cat or torch.stack, e.g. torch.broadcast_shapes and .expand, let the "
+        "nets take leading dims, or handle the latent by 'score'",
+    )
+    return True
+
+
+def _constraint(subject: Subject, run: Run, where: Place, phase: str, count: int) -> bool:
     found = re.search(
-        r"Expected parameter (\w+) .*of distribution (\w+).*satisfy the constraint (.+?),? but found", text
+        r"Expected parameter (\w+) .*of distribution (\w+).*satisfy the constraint (.+?),? but found",
+        str(run.error),
     )
     if not found:
         return False
     name, distribution, constraint = found.groups()
+    if "nan" in str(run.error) and phase == "rows":
+        subject.error(
+            "batch-size",
+            f"{name} of the {distribution} in the {run.role} is nan on a batch of {count}, not on one of "
+            f"{subject.rows}: it depends on a statistic over the rows, and the std of one row is nan",
+            where,
+            "let each datum stand alone: take means and deviations from the training set, kept as buffers, or "
+            "over the datum's own dims, dim=-1",
+        )
+        return True
     if "nan" in str(run.error):
         subject.error(
             "nonfinite",
@@ -328,13 +381,6 @@ def _sampling(subject: Subject, text: str, kind: str, where: Place) -> None:
         where,
         "draw what is not given: rows = n if x is None else len(x), and obs=x, which is drawn when x is None",
     )
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"key {error} not found"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def parameter_dtype(subject: Subject) -> torch.dtype | None:

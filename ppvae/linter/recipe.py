@@ -8,11 +8,13 @@ from typing import Any, get_args
 
 from torch import nn
 
+from ppvae.build import _arguments as _named_arguments
 from ppvae.build import build
 from ppvae.errors import PPVAEError, nearest
 from ppvae.linter import places
-from ppvae.linter.subject import Subject, told
-from ppvae.pair import Handling
+from ppvae.linter.subject import Subject
+from ppvae.linter.wording import one_line, told
+from ppvae.pair import Handling, Pair
 
 
 def parts(subject: Subject) -> None:
@@ -63,11 +65,29 @@ def parts(subject: Subject) -> None:
                 "use 'enumerate', 'score' or 'reparameterized'",
                 site,
             )
+    arguments = _constructor(pair)
+    for name in pair.sizes:
+        if name not in arguments:
+            subject.error(
+                "sizes",
+                f"Pair(sizes=) gives {name!r}, which no constructor of the pair takes{nearest(name, arguments)}",
+                places.of_pair(pair, "sizes"),
+                f"name an argument of the model's or the guide's class: {', '.join(sorted(arguments))}"
+                if arguments
+                else "remove it: model and guide are functions, which are not constructed",
+                name,
+            )
     if pair.plates < 1:
         where = places.of_pair(pair, "plates")
         subject.error(
             "plates", f"plates={pair.plates}: the data plate counts as one", where, "plates=1 or more"
         )
+
+
+def _constructor(pair: Pair) -> set[str]:
+    """What can be given by name when model and guide are made."""
+    guide = set() if pair.guide is None else _named_arguments(pair.guide) - {"model"}
+    return _named_arguments(pair.model) | guide
 
 
 def construct(subject: Subject, sizes: dict[str, Any]) -> None:
@@ -84,7 +104,7 @@ def construct(subject: Subject, sizes: dict[str, Any]) -> None:
         where = places.of_exception(error, construct.__code__)
         if where.file is None:
             where = places.of_object(subject.pair.guide or subject.pair.model)
-        text = str(error).splitlines()[0] if str(error) else ""
+        text = one_line(error)
         fix = "make the class with the sizes that the data and Pair(sizes=) give"
         if "before Module.__init__" in text:
             fix = "call super().__init__() first in __init__"

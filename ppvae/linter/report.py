@@ -26,6 +26,10 @@ class Finding:
     site: str | None = None
     """The site, field or parameter that it is about."""
 
+    def __post_init__(self) -> None:
+        for name in ("message", "fix"):
+            object.__setattr__(self, name, " ".join(getattr(self, name).split()))
+
     @property
     def place(self) -> str:
         """`file:line`, relative to the current folder where the file lies in it."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ppvae.errors import nearest
 from ppvae.linter import places
-from ppvae.linter.explain import duplicates, explain, plate_size
+from ppvae.linter.explain import duplicates, explain, loop, plate_size
 from ppvae.linter.record import Record, Run
 from ppvae.linter.subject import Subject, take
 from ppvae.terms import DATA_PLATE
@@ -21,12 +21,14 @@ def first_runs(subject: Subject) -> None:
     if subject.guide.error is not None:
         explain(subject, subject.guide, subject.inputs)
         return
-    duplicates(subject, subject.guide)
+    if not loop(subject, subject.guide):
+        duplicates(subject, subject.guide)
     subject.model = subject.run("model", subject.inputs)
     if subject.model.error is not None:
         explain(subject, subject.model, subject.inputs)
         return
-    duplicates(subject, subject.model)
+    if not loop(subject, subject.model):
+        duplicates(subject, subject.model)
 
 
 def names(subject: Subject) -> None:
@@ -42,6 +44,7 @@ def names(subject: Subject) -> None:
                 name,
             )
     _observed(subject)
+    _conditions(subject)
     _params(subject)
     only_guide = [
         n for n, s in guide.items() if n not in model and not s.infer.get("is_auxiliary") and not s.observed
@@ -155,14 +158,43 @@ def _observed(subject: Subject) -> None:
                 name,
             )
         else:
-            subject.warn(
+            subject.error(
                 "observed-name",
-                f"field {name!r} is scored under the name {other.name!r}, so that reports and pictures "
-                "cannot find it",
+                f"field {name!r} is scored under the name {other.name!r}, where generate and reconstruct cannot "
+                "find it",
                 other.place,
-                f"rename the site to {name!r}",
+                f"rename the site to {name!r}, or name the field {other.name!r} in the data and write "
+                f"Pair(observed=({other.name!r},))",
                 name,
             )
+
+
+def _conditions(subject: Subject) -> None:
+    """A condition is given: the bound is one on log p(x | y), so that nothing may score y."""
+    pair = subject.pair
+    for name in pair.conditions:
+        site = subject.model.sites.get(name)
+        if site is None or not site.observed:
+            site = _observation_of(subject, name)
+        if site is not None:
+            subject.error(
+                "condition-scored",
+                f"the condition {name!r} is scored by the site {site.name!r} of the model: the bound would be one "
+                f"on the joint log-probability with {name!r}",
+                site.place,
+                f"if {name!r} is given, remove the sample statement; if it is modelled, write "
+                f"Pair(observed={(*pair.observed, name)!r}) without it in conditions",
+                name,
+            )
+
+
+def _observation_of(subject: Subject, condition: str) -> Record | None:
+    """The observation whose value is the condition's and no observed field's."""
+    value = subject.inputs.get(condition)
+    for record in subject.model.of("sample"):
+        if record.observed and record.name not in subject.pair.observed and record.value is value is not None:
+            return record
+    return None
 
 
 def _scored_as(subject: Subject, field: str) -> Record | None:
@@ -323,14 +355,6 @@ def _data_plate(subject: Subject) -> None:
                 _plate_place(run, named[0].name, local[0]),
                 'call it "data": pyro.plate("data", rows, dim=-1)',
                 named[0].name,
-            )
-        elif run.of("plate") and any(f.name == DATA_PLATE for r in run.records for f in r.frames):
-            subject.error(
-                "data-plate",
-                f"the plate 'data' of the {role} is a loop",
-                local[0].place,
-                'enter it vectorized: `with pyro.plate("data", rows, dim=-1):`',
-                local[0].name,
             )
         else:
             subject.error(

@@ -36,6 +36,8 @@ class Subject:
     seed: int = 0
     data: Any = None
     built: Built = None  # type: ignore[assignment]
+    num_data: int | None = None
+    """N where it is known: a batch alone does not tell it."""
     pool: dict[str, Tensor] = field(default_factory=dict)
     """Up to `POOL` data."""
     inputs: dict[str, Tensor] = field(default_factory=dict)
@@ -132,13 +134,6 @@ def rows(fields: Mapping[str, Any]) -> int:
 def take(fields: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     """The first `count` data."""
     return {n: v[:count] if isinstance(v, Tensor) and v.dim() > 0 else v for n, v in fields.items()}
-
-
-def told(error: Exception) -> tuple[str, str]:
-    """A line of the library's own, which ends with what to do: (message, fix)."""
-    text = str(error)
-    cut = max(text.rfind(": "), text.rfind("; "))
-    return (text[:cut], text[cut + 2 :]) if cut > 0 else (text, "")
 
 
 class Arrays:

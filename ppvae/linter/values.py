@@ -276,37 +276,36 @@ def _enumerable(subject: Subject, site: Record) -> None:
 
 def scales(subject: Subject) -> None:
     """A scale that the user wrote."""
+    few, total = rows(subject.inputs), subject.built.num_data or 0
+    usual = total / few if few and total > few else None
+    found: dict[bool, list[tuple[Record, Tensor]]] = {True: [], False: []}
     for site in [*subject.model.sites.values(), *subject.guide.sites.values(), *subject.model.of("factor")]:
         ratio = math.prod(f.full_size / f.size for f in site.frames if f.full_size not in (None, f.size))
         scale = torch.as_tensor(site.scale, dtype=torch.float64).detach().cpu() / ratio
         if bool(torch.isclose(scale, torch.ones((), dtype=torch.float64), rtol=1e-6).all()):
             continue
-        total, few = subject.built.num_data or 0, rows(subject.inputs)
-        if (
-            scale.numel() == 1
-            and few
-            and total > few
-            and math.isclose(float(scale), total / few, rel_tol=1e-6)
-        ):
-            subject.error(
-                "scale",
-                f"site {site.name!r} of the {site.role} is scaled by N / B = {float(scale):g}, which the "
-                "library does",
-                site.place,
-                "remove the scale: models are written unscaled",
-                site.name,
-            )
+        ours = usual is not None and scale.numel() == 1 and math.isclose(float(scale), usual, rel_tol=1e-6)
+        found[ours].append((site, scale))
+    for ours, scaled in found.items():
+        if not scaled:
             continue
+        site, scale = scaled[0]
         shown = f"{float(scale):g}" if scale.numel() == 1 else f"a tensor of shape {tuple(scale.shape)}"
-        subject.warn(
-            "scale",
-            f"site {site.name!r} of the {site.role} carries the scale {shown}: it stays inside log_weight, "
-            "which is then "
-            "no bound on log p(x), and estimators that weigh particles (iwae and its kin) refuse the pair",
-            site.place,
-            "write the model unscaled and weigh the rate by the knob beta (kl_warmup=)",
-            site.name,
-        )
+        others = len({s.name for s, _ in scaled}) - 1
+        more = "" if not others else f" ({others} more with it)"
+        if ours:
+            message = f"site {site.name!r} of the {site.role}{more} is scaled by N / B = {shown}, which the library does"
+            fix = "remove the scale: models are written unscaled"
+        else:
+            message = (
+                f"site {site.name!r} of the {site.role}{more} carries a scale of the user's, {shown}: the number "
+                "logged as elbo would be no bound on log p(x)"
+            )
+            fix = (
+                "write the pair unscaled and weigh the rate by the estimator, --estimator elbo:beta=... or "
+                "--kl-warmup; if the scale is meant, fit(..., check=False)"
+            )
+        subject.error("scale", message, site.place, fix, site.name)
 
 
 def types(subject: Subject) -> None:

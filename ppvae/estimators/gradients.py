@@ -1,50 +1,14 @@
-"""An estimator bound to a model and a guide: a module whose call on a batch is the loss."""
+"""From the losses of an objective to the gradient of every parameter."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from ppvae.build import Built
-from ppvae.estimators.base import Estimator, Objective
-from ppvae.pair import Pair
-
-
-class Loss(nn.Module):
-    """`Loss(estimator, built)(batch)` or `Loss(estimator, model, guide)(x)`: the loss in nats per datum.
-
-    Its gradient is the estimator's for every parameter, also where several optimizer groups have losses of
-    their own.
-    """
-
-    def __init__(self, estimator: Estimator, model: Any, guide: Any = None, **pair: Any):
-        super().__init__()
-        self.estimator = estimator
-        if not isinstance(model, Built):
-            described = Pair(model=type(model), guide=type(guide), **pair)
-            model = Built(described, model, guide, {}, None)
-        self.built = model
-
-    def forward(self, *args: Any, **batch: Any) -> Tensor:
-        if len(args) == 1 and isinstance(args[0], Mapping):
-            batch = {**args[0], **batch}
-        elif args:
-            model = self.built.model
-            names = list(
-                inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
-            )
-            batch = {**dict(zip(names, args, strict=False)), **batch}
-        objective = self.estimator.estimate(self.built, batch)
-        if set(objective.losses) == {"all"}:
-            return objective.losses["all"]
-        gradients = group_gradients(objective, self.built, self.estimator)
-        losses = objective.losses
-        value = losses["all"] if "all" in losses else sum(loss.detach() for loss in losses.values())
-        return with_gradients(value, gradients)  # type: ignore[arg-type]
+from ppvae.estimators.objective import Objective
 
 
 def group_gradients(
