@@ -14,14 +14,25 @@ START, END = "<!-- pairs -->", "<!-- /pairs -->"
 
 
 def table(results: dict) -> str:
-    """One row a pair: name, data, latents, reference, example, measured test nats."""
+    """One row a pair: name, year, latents, reference, example, measured test nats."""
     from ppvae.registry import find, names
 
-    rows = ["| pair | data | latents | reference | test elbo | test log p(x) |", "| --- | --- | --- | --- | --- | --- |"]
+    rows = [
+        "| pair | year | latents | reference | example | test elbo | test log p(x) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for name in names():
         pair, entry = find(name), results["pairs"].get(name)
-        numbers = [_number(entry, key) for key in ("elbo", "log_likelihood")]
-        rows.append(f"| [`{name}`](guides/{name}.py) | {pair.data} | {pair.latent} | {pair.reference} | {' | '.join(numbers)} |")
+        year = re.search(r"\((\d{4})\)", pair.reference)
+        cells = [
+            f"[`{name}`](guides/{name}.py)",
+            year.group(1) if year else "",
+            pair.latent,
+            pair.reference,
+            f"`ppvae train {name}`, on {pair.data}",
+            *(_number(entry, key) for key in ("elbo", "log_likelihood")),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import inspect
 import io
+import itertools
 import os
 import re
 import signal
@@ -312,9 +313,10 @@ def _refuse_flags(argv: list[str]) -> None:
 
 def _one_line(box: str, argv: list[str]) -> str:
     """The parser's message without the frame it draws and the help it repeats."""
-    rows = [row.strip("│ ") for row in box.splitlines() if row.startswith("│")]
-    rule = next((i for i, row in enumerate(rows) if row and set(row) == {"─"}), len(rows))
-    text = " ".join(rows[:rule]) or " ".join(box.split())
+    rows = [re.sub(r"\x1b\[[0-9;]*m", "", row).strip("│╭╮╰╯ ") for row in box.splitlines()]
+    rules = [i for i, row in enumerate(rows) if set(row) <= set("─-")]  # empty rows, too
+    body = itertools.dropwhile(lambda i: i in rules, range(1, len(rows)))  # the first row is the title
+    text = " ".join(rows[i] for i in itertools.takewhile(lambda i: i not in rules, body))
     for pattern, said in _SAID:
         text = re.sub(pattern, said, text)
     if choice := re.search(r"no choice '(.*?)'.*There are: (.*)$", text):

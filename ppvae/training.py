@@ -29,6 +29,7 @@ from ppvae.pair import Pair
 from ppvae.progress import Progress
 from ppvae.registry import find, names, source_hash
 from ppvae.runs import Run
+from ppvae.state import capture_generators, flatten, restore_generators, unflatten
 from ppvae.step import STEPS, EagerStep, PyroStep
 from ppvae.trained import Trained, materialize, prepare, restore_parameters
 
@@ -132,12 +133,12 @@ def _about(pair: Pair | str, found: Pair, dataset: Dataset | None, data: Any) ->
 @contextmanager
 def _own_random_state(seed: int) -> Iterator[None]:
     """Inside, all generators start from `seed`; afterwards they are where the caller left them."""
-    before = checkpoint.capture_generators()
+    before = capture_generators()
     pyro.set_rng_seed(seed)
     try:
         yield
     finally:
-        checkpoint.restore_generators(*before)
+        restore_generators(*before)
 
 
 class _Loop:
@@ -286,10 +287,10 @@ class _Loop:
             tensors |= {f"best.{name}": t for name, t in self.best_state.items()}
         optimizers: dict[str, Any] = {}
         for name, optimizer in self.step.optimizers.items():
-            flat, optimizers[name] = checkpoint.flatten_optimizer(optimizer.state_dict())
+            flat, optimizers[name] = flatten(optimizer.state_dict())
             tensors |= {f"optimizer.{name}.{key}": t for key, t in flat.items()}
         tensors |= {f"window.{name}": t for name, t in self.window.sums.items()}
-        generators, rest = checkpoint.capture_generators()
+        generators, rest = capture_generators()
         tensors |= {f"generator.{name}": t for name, t in generators.items()}
         state = {
             "step": self.step_count,
@@ -321,10 +322,10 @@ class _Loop:
         self.best_state = {k: t.to(self.built.device) for k, t in _part(tensors, "best.").items()} or None
         for name, optimizer in self.step.optimizers.items():
             flat = _part(tensors, f"optimizer.{name}.")
-            optimizer.load_state_dict(checkpoint.unflatten_optimizer(flat, state["optimizers"][name]))
+            optimizer.load_state_dict(unflatten(flat, state["optimizers"][name]))
         self.window.sums = {k: t.to(self.built.device) for k, t in _part(tensors, "window.").items()}
         self.window.count = state["window"]
-        checkpoint.restore_generators(_part(tensors, "generator."), state["generators"])
+        restore_generators(_part(tensors, "generator."), state["generators"])
         self.step_count, self.seconds_before, self.run = int(state["step"]), state["seconds"], run
         self.step.validated = True
         self._trim_metrics(run)

@@ -1,361 +1,32 @@
-"""Checkpoints: what is saved comes back bit for bit; damage, kills and full disks cost at most one."""
+"""Checkpoints: kills and full disks cost at most the one that is being written."""
 
-import ast
 import errno
-import json
 import multiprocessing
 import os
-import pickle
 import random
 import resource
-import shutil
 import signal
-import string
 import time
+import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
 
 from ppvae import checkpoint
-from ppvae.errors import RunError, UsageError
+from ppvae.errors import RunError
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.complex64)
 TENSORS = {"model.weight": torch.arange(6.0).reshape(2, 3), "model.count": torch.tensor(7)}
 STATE = {"step": 3, "epoch": 1, "knobs": {"beta": 0.1}, "best": None}
 
 
-def same(a, b) -> bool:
-    """Equal in type, order and bits, all the way down; tensors in dtype and shape too."""
-    if isinstance(a, torch.Tensor):
-        whole = isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape
-        return whole and torch.equal(as_bytes(a), as_bytes(b))
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return repr(a) == repr(b)
-
-
-def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    if not tensor.numel():
-        return torch.zeros(0, dtype=torch.uint8)
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-
-
-def tensors_of(dtype: torch.dtype, shape: list[int], seed: int) -> torch.Tensor:
-    """Any bits at all, NaN payloads included."""
-    tensor = torch.zeros(shape, dtype=dtype)
-    if tensor.numel():
-        high, size = (2 if dtype == torch.bool else 256), tensor.numel() * dtype.itemsize
-        as_bytes(tensor).copy_(
-            torch.from_numpy(np.random.RandomState(seed).randint(0, high, size, dtype=np.uint8))
-        )
-    return tensor
-
-
-any_tensor = st.builds(
-    tensors_of, st.sampled_from(DTYPES), st.lists(st.integers(0, 3), max_size=3), st.integers(0, 2**31)
-)
-any_name = st.text(string.printable + "é", max_size=12).filter(lambda name: name != "__metadata__")
-any_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=12,
-)
-any_key = st.integers() | st.text("@.ab1", max_size=6) | st.booleans() | st.none()
-any_tree = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | any_tensor,
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.lists(inner, max_size=3).map(tuple)
-        | st.dictionaries(any_key, inner, max_size=3)
-    ),
-    max_leaves=12,
-)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    tensors=st.dictionaries(any_name, any_tensor, max_size=4),
-    state=st.dictionaries(any_name, any_json, max_size=3),
-)
-def test_what_is_saved_comes_back(tmp_path_factory, tensors, state):
-    folder = tmp_path_factory.mktemp("checkpoints")
-    path = checkpoint.save(folder, 3, tensors, state)
-    found, rest = checkpoint.load(path)
-    assert same(dict(sorted(found.items())), dict(sorted(tensors.items())))
-    assert same(rest, state)
-    shutil.rmtree(folder)
-
-
-@settings(max_examples=100, deadline=None)
-@given(tree=any_tree)
-def test_flattening_has_an_exact_inverse(tree):
-    tensors, rest = checkpoint.flatten_optimizer(tree)
-    text = json.dumps(rest, allow_nan=False)
-    assert same(checkpoint.unflatten_optimizer(tensors, json.loads(text)), tree)
-
-
-def test_views_tied_and_strided_tensors_are_saved_by_value(tmp_path):
-    base = torch.arange(12.0).reshape(3, 4)
-    tensors = {
-        "base": base, "tied": base, "row": base[1], "turned": base.t(), "strided": base[:, ::2],
-        "parameter": nn.Parameter(base), "conjugate": torch.tensor([1 + 2j]).conj(),
-    }  # fmt: skip
-    found, _ = checkpoint.load(checkpoint.save(tmp_path, 0, tensors, {}))
-    assert all(torch.equal(found[name], value) for name, value in tensors.items())
-
-
-@pytest.mark.parametrize(
-    ("tensors", "state", "word"),
-    [
-        ({"a": torch.zeros(2).to_sparse()}, {}, "dense"),
-        ({"a": torch.zeros(2, device="meta")}, {}, "'a'"),
-        ({"a": torch.zeros(2, dtype=torch.complex128)}, {}, "complex128"),
-        ({"__metadata__": torch.zeros(2)}, {}, "rename"),
-        ({}, {"groups": {0: "x"}}, "state.groups has the key 0"),
-        ({}, {"best": [torch.zeros(2)]}, r"state.best\[0\] is a Tensor"),
-    ],
-)
-def test_what_the_format_cannot_hold_is_refused_by_name(tmp_path, tensors, state, word):
-    with pytest.raises(UsageError, match=word):
-        checkpoint.save(tmp_path / "new", 0, tensors, state)
-    assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize(("step", "keep"), [(-1, 3), (1, 0)])
-def test_wrong_numbers_are_refused(tmp_path, step, keep):
-    with pytest.raises(UsageError, match="keep"):
-        checkpoint.save(tmp_path, step, TENSORS, STATE, keep=keep)
-
-
-# ---- training goes on as if it had never stopped
-
-OPTIMIZERS = {
-    "adam": lambda p: torch.optim.Adam(p, lr=1e-2),
-    "adam_fused": lambda p: torch.optim.Adam(p, lr=1e-2, fused=True),
-    "adam_amsgrad": lambda p: torch.optim.Adam(p, lr=torch.tensor(1e-2), amsgrad=True, foreach=False),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1),
-    "adamw_fused": lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True),
-    "adamax": lambda p: torch.optim.Adamax(p, lr=1e-2),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1e-3, momentum=0.9, centered=True),
-    "sgd": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9, nesterov=True),
-    "sgd_plain": lambda p: torch.optim.SGD(p, lr=1e-2),
-}
-
-
-class Course:
-    """A small training whose every step draws from all generators."""
-
-    def __init__(self, name: str, seed: int):
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        self.net = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
-        groups = [
-            {"params": self.net[0].parameters()},
-            {"params": [*self.net[1].parameters(), *self.net[3].parameters()]},
-        ]
-        self.optimizer = OPTIMIZERS[name](groups)
-        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.9)
-
-    def go(self, steps: int) -> list[float]:
-        losses = []
-        for _ in range(steps):
-            x = torch.randn(6, 5) + float(np.random.standard_normal()) + random.gauss(0, 1)
-            loss = self.net(x).square().mean()
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.schedule.step()
-            losses.append(loss.item())
-        return losses
-
-    def save(self, folder: Path) -> Path:
-        flat, optimizer = checkpoint.flatten_optimizer(self.optimizer.state_dict())
-        schedule_flat, schedule = checkpoint.flatten_optimizer(self.schedule.state_dict())
-        generators, rest = checkpoint.capture_generators()
-        tensors = {f"net/{name}": t for name, t in self.net.state_dict().items()}
-        for prefix, part in (("optimizer/", flat), ("schedule/", schedule_flat), ("generators/", generators)):
-            tensors |= {prefix + name: t for name, t in part.items()}
-        state = {"optimizer": optimizer, "schedule": schedule, "generators": rest}
-        return checkpoint.save(folder, 5, tensors, state)
-
-    def restore(self, path: Path) -> None:
-        tensors, state = checkpoint.load(path)
-
-        def part(prefix):
-            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-        self.net.load_state_dict(part("net/"))
-        self.optimizer.load_state_dict(checkpoint.unflatten_optimizer(part("optimizer/"), state["optimizer"]))
-        self.schedule.load_state_dict(checkpoint.unflatten_optimizer(part("schedule/"), state["schedule"]))
-        checkpoint.restore_generators(part("generators/"), state["generators"])
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_five_steps_and_five_are_ten(tmp_path, name):
-    whole = Course(name, seed=0)
-    losses = whole.go(10)
-    first = Course(name, seed=0)
-    assert first.go(5) == losses[:5]
-    path = first.save(tmp_path)
-    second = Course(name, seed=99)
-    second.go(2)
-    second.restore(path)
-    assert same(first.optimizer.state_dict(), second.optimizer.state_dict())
-    assert second.go(5) == losses[5:]
-    assert same(whole.net.state_dict(), second.net.state_dict())
-    assert same(whole.optimizer.state_dict(), second.optimizer.state_dict())
-
-
-def test_capturing_the_generators_draws_nothing():
-    torch.manual_seed(1)
-    np.random.seed(1)
-    random.seed(1)
-    random.gauss(0, 1)
-    np.random.standard_normal()  # both keep a spare normal now
-    tensors, rest = checkpoint.capture_generators()
-
-    def draw():
-        return (
-            torch.rand(3).tolist(),
-            np.random.standard_normal(3).tolist(),
-            [random.gauss(0, 1) for _ in range(3)],
-        )
-
-    first = draw()
-    checkpoint.restore_generators(tensors, json.loads(json.dumps(rest)))
-    assert draw() == first
-
-
-def test_damaged_generators_are_refused_and_none_is_set():
-    tensors, rest = checkpoint.capture_generators()
-    before = random.getstate()
-    random.random()
-    after = random.getstate()
-    assert before != after
-    with pytest.raises(RunError, match="torch"):
-        checkpoint.restore_generators({name: t for name, t in tensors.items() if name != "torch"}, rest)
-    with pytest.raises(RunError, match="damaged"):
-        checkpoint.restore_generators({**tensors, "torch": torch.zeros(3, dtype=torch.uint8)}, rest)
-    assert random.getstate() == after
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_cuda_generators_and_tensors_come_back(tmp_path):
-    torch.cuda.manual_seed(3)
-    on_gpu = torch.rand(4, device="cuda")
-    tensors, rest = checkpoint.capture_generators()
-    first = torch.rand(4, device="cuda")
-    found, state = checkpoint.load(
-        checkpoint.save(tmp_path, 1, {**tensors, "x": on_gpu}, {"generators": rest})
-    )
-    checkpoint.restore_generators(found, state["generators"])
-    assert torch.equal(torch.rand(4, device="cuda"), first)
-    assert torch.equal(found["x"], on_gpu.cpu())
-
-
-# ---- damage
-
-
-def two(folder: Path) -> tuple[Path, Path]:
-    return checkpoint.save(folder, 1, TENSORS, STATE), checkpoint.save(folder, 2, TENSORS, STATE)
-
-
-def refused(path: Path, word: str) -> None:
-    """`path` is refused in one line with `word` and a fix; `latest` takes the one before and says so."""
-    with pytest.raises(RunError, match=word) as caught:
-        checkpoint.load(path)
-    assert str(path.name) in str(caught.value)
-    assert "resume from the checkpoint before it" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    lines = []
-    before = checkpoint.latest(path.parent, report=lines.append)
-    assert before is not None
-    assert before.name == "step-00000001"
-    assert len(lines) == 1
-    assert path.name in lines[0]
-
-
-@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
-@pytest.mark.parametrize("part", [0, 0.01, 0.5, 0.999])
-def test_a_truncated_file_is_named(tmp_path, name, part):
-    _, path = two(tmp_path)
-    data = (path / name).read_bytes()
-    (path / name).write_bytes(data[: min(int(len(data) * part), len(data) - 1)])
-    refused(path, rf"{name}.*(truncated|empty|changed)")
-
-
-@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
-def test_a_missing_file_is_named(tmp_path, name):
-    _, path = two(tmp_path)
-    (path / name).unlink()
-    refused(path, f"{name} is missing")
-
-
-@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
-def test_every_flipped_bit_is_found(tmp_path, name):
-    _, path = two(tmp_path)
-    file = path / name
-    data = file.read_bytes()
-    draws = random.Random(0)
-    for position in draws.sample(range(len(data)), 60):
-        changed = bytearray(data)
-        changed[position] ^= 1 << draws.randrange(8)
-        file.write_bytes(changed)
-        with pytest.raises(RunError, match=name):
-            checkpoint.load(path)
-    refused(path, f"{name}.*changed")
-    file.write_bytes(data + b" ")
-    refused(path, f"{name} was changed")
-
-
-def resealed(path: Path, **files: bytes) -> None:
-    """Change files and the manifest with them, as one would who wants us to read them."""
-    body = checkpoint.manifest(path)
-    for stem, data in files.items():
-        name = next(name for name in body["files"] if name.startswith(stem))
-        (path / name).write_bytes(data)
-        body["files"][name] = {"size": len(data), "sha256": checkpoint._digest(data)}
-    (path / "manifest.json").write_bytes(checkpoint._sealed(body))
-
-
-def test_a_missing_tensor_is_named(tmp_path):
-    _, path = two(tmp_path)
-    resealed(path, tensors=checkpoint._pack({"model.count": TENSORS["model.count"]}))
-    refused(path, "lacks tensor 'model.weight'")
-
-
-def test_a_tensor_of_another_shape_is_named(tmp_path):
-    _, path = two(tmp_path)
-    resealed(path, tensors=checkpoint._pack({**TENSORS, "model.weight": torch.zeros(3, 2)}))
-    refused(path, r"'model.weight' is no float32 of shape \[2, 3\]")
-
-
-def test_a_manifest_of_another_make_is_refused(tmp_path):
-    _, path = two(tmp_path)
-    (path / "manifest.json").write_bytes(checkpoint._sealed({"format": 1}))
-    refused(path, "manifest.json is no manifest")
-    (path / "manifest.json").write_bytes(checkpoint._sealed({"format": 2}))
-    with pytest.raises(RunError, match="format 2"):
-        checkpoint.load(path)
-
-
-def test_a_renamed_or_misspelt_checkpoint_is_refused(tmp_path):
-    _, path = two(tmp_path)
-    with pytest.raises(RunError, match="did you mean 'step-00000002'"):
-        checkpoint.load(tmp_path / "step-0000002")
-    path.rename(tmp_path / "step-00000009")
-    with pytest.raises(RunError, match="holds step 2"):
-        checkpoint.load(tmp_path / "step-00000009")
+def newest(folder: Path) -> Path:
+    """What `latest` finds without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        last = checkpoint.latest(folder)
+    assert last is not None
+    return last
 
 
 def test_nothing_to_take(tmp_path):
@@ -364,42 +35,6 @@ def test_nothing_to_take(tmp_path):
     (path / "state.json").unlink()
     with pytest.warns(UserWarning, match=r"passed over.*state\.json is missing"):
         assert checkpoint.latest(tmp_path) is None
-
-
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, file: Path):
-        self.file = str(file)
-
-    def __reduce__(self):
-        return (open, (self.file, "w"))
-
-
-@pytest.mark.parametrize("stem", ["tensors", "state"])
-@pytest.mark.parametrize("how", ["pickle", "torch"])
-@pytest.mark.parametrize("sealed", [True, False])
-def test_a_pickle_under_any_name_is_refused_and_not_executed(tmp_path, stem, how, sealed):
-    _, path = two(tmp_path)
-    marker, evil = tmp_path / "executed", tmp_path / "evil"
-    if how == "pickle":
-        evil.write_bytes(pickle.dumps(Trap(marker)))
-    else:
-        torch.save({"a": Trap(marker)}, evil)
-    if sealed:
-        resealed(path, **{stem: evil.read_bytes()})
-    else:
-        next(path.glob(f"{stem}.*")).write_bytes(evil.read_bytes())
-    refused(path, stem)
-    assert not marker.exists()
-
-
-def test_the_source_reads_no_pickle():
-    tree = ast.parse(Path(checkpoint.__file__).read_text())
-    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
-    assert not names & {"pickle", "marshal", "shelve", "dill", "joblib"}
-    calls = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-    assert not calls & {"torch.load", "torch.save", "np.load", "eval", "exec"}
 
 
 # ---- keeping, replacing, sweeping
@@ -425,21 +60,23 @@ def test_a_step_saved_again_is_replaced(tmp_path):
     assert names(tmp_path) == ["step-00000001"]
 
 
-def test_steps_never_go_back_unless_the_later_one_is_damaged(tmp_path):
+def test_a_later_one_that_is_damaged_is_passed_over_until_it_is_replaced(tmp_path):
     checkpoint.save(tmp_path, 1, TENSORS, STATE)
     later = checkpoint.save(tmp_path, 5, TENSORS, STATE)
-    with pytest.raises(RunError, match=r"step-00000005 is later than step 3.*resume from it"):
-        checkpoint.save(tmp_path, 3, TENSORS, STATE)
     (later / "state.json").write_bytes(b"")
     path = checkpoint.save(tmp_path, 3, TENSORS, STATE, keep=1)
-    assert checkpoint.latest(tmp_path, report=lambda line: None) == path
+    assert names(tmp_path) == ["step-00000003", "step-00000005"]
+    with pytest.warns(UserWarning, match="step-00000005"):
+        assert checkpoint.latest(tmp_path) == path
+    checkpoint.save(tmp_path, 5, TENSORS, STATE)
+    assert newest(tmp_path) == later
 
 
 def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
     first = checkpoint.save(tmp_path, 1, TENSORS, STATE)
-    for name in (".writing-step-00000002-abc", ".removed-step-00000000"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "tensors.safetensors").write_bytes(b"half")
+    half = tmp_path / ".writing-step-00000002-abc"
+    half.mkdir()
+    (half / "tensors.safetensors").write_bytes(b"half")
     (tmp_path / "notes").mkdir()
     assert checkpoint.latest(tmp_path) == first
     checkpoint.save(tmp_path, 2, TENSORS, STATE)
@@ -480,10 +117,7 @@ def kill_while_saving(folder: Path, kills: int) -> None:
         time.sleep(draws.uniform(0, 0.1))
         os.kill(writer.pid, signal.SIGKILL)  # pyright: ignore[reportArgumentType]
         writer.join()
-        lines = []
-        last = checkpoint.latest(folder, report=lines.append)
-        assert last is not None
-        assert lines == []
+        last = newest(folder)
         tensors, state = checkpoint.load(last)
         assert torch.equal(tensors["a"], torch.zeros(20_000) + state["step"])
         assert state["step"] >= max(1, reached)
@@ -524,12 +158,9 @@ def test_a_kill_at_any_call_costs_nothing(tmp_path, step):
         writer = context.Process(target=save_and_die, args=(folder, step, at))
         writer.start()
         writer.join(60)
-        lines = []
-        last = checkpoint.latest(folder, report=lines.append)
-        assert last is not None
-        assert lines == []
+        last = newest(folder)
         state = checkpoint.load(last)[1]
-        assert checkpoint.manifest(last)["step"] == (step if state["new"] else 2)
+        assert last.name.endswith(f"step-{step if state['new'] else 2:08d}")
         checkpoint.save(folder, 4, TENSORS, STATE)
         assert not [name for name in names(folder) if name.startswith(".")]
         if writer.exitcode == 0:
@@ -582,7 +213,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_temporary(tmp_path, monkey
                 Path, call, lambda p, *a, **k: fails() if p.name.startswith(".") else plain(p, *a, **k)
             )
         with pytest.raises(
-            RunError, match=r"step-00000002: no space for a checkpoint of \d+ bytes"
+            RunError, match=r"step-00000002: no space for a checkpoint of 0\.\d+ MB"
         ) as caught:
             checkpoint.save(tmp_path, 2, TENSORS, STATE)
     assert "free some" in str(caught.value)
@@ -606,7 +237,7 @@ def test_a_real_limit_on_file_size_is_reported_with_the_size(tmp_path):
     writer.start()
     writer.join(60)
     line = answer.get()
-    assert "no space for a checkpoint of 40" in line
+    assert "no space for a checkpoint of 0.4" in line
     only_the_first_is_left(tmp_path)
 
 
@@ -648,11 +279,3 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunError, match="step-00000001: cannot be written"):
         checkpoint.save(tmp_path / "file", 1, TENSORS, STATE)
-
-
-def test_the_manifest_tells_versions_and_names_no_machine(tmp_path):
-    body = checkpoint.manifest(checkpoint.save(tmp_path, 1, TENSORS, STATE))
-    assert body["versions"]["torch"] == torch.__version__
-    assert body["step"] == 1
-    assert body["tensors"] == {"model.weight": ["float32", [2, 3]], "model.count": ["int64", []]}
-    assert str(tmp_path) not in json.dumps(body)

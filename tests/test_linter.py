@@ -555,7 +555,7 @@ def broken_dtype_of_constants():
         def forward(self, x=None, *, n=None):
             with pyro.plate("data", n if x is None else len(x), dim=-1):
                 z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))
-                loc = self.decoder(z)  # HERE
+                loc = self.decoder(z.float())  # HERE
                 return pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
     return Pair(model=Zeros, guide=Guide), {"x": reals()["x"].double()}, "dtype", None, "new_zeros"
@@ -905,6 +905,183 @@ def broken_cannot_sample():
     return Pair(model=Len, guide=Guide), reals(), "cannot-sample", None, "n if x is None"
 
 
+# --- one more of each kind ------------------------------------------------------------------------
+
+
+def broken_observed_name():
+    class Obs(Model):
+        def forward(self, x=None, *, n=None):
+            with pyro.plate("data", n if x is None else len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))
+                return pyro.sample("obs", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)  # HERE
+
+    return Pair(model=Obs, guide=Guide), reals(), "observed-name", "x", "rename the site to 'x'"
+
+
+def broken_user_scale():
+    class Scaled(Model):
+        def forward(self, x=None, *, n=None):
+            with pyro.plate("data", n if x is None else len(x), dim=-1):
+                with poutine.scale(scale=0.5):
+                    z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))  # HERE
+                return pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    return Pair(model=Scaled, guide=Guide), reals(), "scale", "z", "elbo:beta="
+
+
+def broken_sizes():
+    pair = Pair(
+        model=Model,
+        guide=Guide,
+        sizes={"width": 3},  # HERE
+    )
+    return pair, reals(), "sizes", "width", "remove it"
+
+
+def broken_condition():
+    class Labelled(Model):
+        def forward(self, x=None, *, y, n=None):
+            with pyro.plate("data", len(y), dim=-1):
+                pyro.sample("label", dist.Categorical(logits=torch.zeros(2)), obs=y.long())  # HERE
+                z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))
+                loc = self.decoder(z) + y.unsqueeze(-1)
+                return pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    data = {**reals(), "y": (torch.arange(40) % 2).float()}
+    return Pair(model=Labelled, guide=Guide, conditions=("y",)), data, "condition-scored", "y", "given"
+
+
+def broken_sequential():
+    class Loops(Guide):
+        def forward(self, x, *, n=None):
+            loc = self.encoder(x)
+            for i in pyro.plate("data", len(x)):  # HERE
+                pyro.sample("z", dist.Normal(loc[i], self.scale).to_event(1))
+
+    return Pair(model=Model, guide=Loops), reals(), "sequential", "data", "with pyro.plate"
+
+
+def broken_two_sizes():
+    class Sixty(Model):
+        def forward(self, x=None, *, n=None):
+            rows = n if x is None else len(x)
+            with pyro.plate("data", 60, subsample_size=rows, dim=-1):  # HERE
+                z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))
+                return pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    return Pair(model=Sixty, guide=Guide), reals(40), "subsample", "data", "len(x)"
+
+
+def broken_swallowed_latent():
+    class Swallows(Guide):
+        def forward(self, x, *, n=None):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(self.encoder(x), self.scale).to_event(2))  # HERE
+
+    return Pair(model=Model, guide=Swallows), reals(), "to-event", "z", "write .to_event(1)"
+
+
+def broken_swallowed_data():
+    class Swallows(Model):
+        def forward(self, x=None, *, n=None):
+            with pyro.plate("data", n if x is None else len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))
+                return pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(2), obs=x)  # HERE
+
+    return Pair(model=Swallows, guide=Guide), reals(), "to-event", "x", "write .to_event(1)"
+
+
+def broken_noise_in_guide():
+    class Noisy(Guide):
+        def forward(self, x, *, n=None):
+            loc = self.encoder(x)
+            loc = loc + torch.randn(Q)  # HERE
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(loc, self.scale).to_event(1))
+
+    return Pair(model=Model, guide=Noisy), reals(), "unrecorded-noise", None, "is_auxiliary"
+
+
+def broken_dropout_in_evaluation():
+    class Drops(Model):
+        def forward(self, x=None, *, n=None):
+            with pyro.plate("data", n if x is None else len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))
+                loc = self.decoder(nn.functional.dropout(z))  # HERE
+                return pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    return Pair(model=Drops, guide=Guide), reals(), "unrecorded-noise", None, "nn.Dropout"
+
+
+def broken_noise_of_numpy():
+    class Noisy(Guide):
+        def forward(self, x, *, n=None):
+            loc = self.encoder(x) + np.random.randn()
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(loc, self.scale).to_event(1))  # HERE
+
+    return Pair(model=Model, guide=Noisy), reals(), "unrecorded-noise", "z", "is_auxiliary"
+
+
+def broken_leakage_of_latents():
+    class Centres(Model):
+        def forward(self, x=None, *, n=None):
+            with pyro.plate("data", n if x is None else len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))
+                loc = self.decoder(z - z.mean(-2, keepdim=True))
+                return pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)  # HERE
+
+    return Pair(model=Centres, guide=Guide), reals(), "leakage", "x", "mix rows"
+
+
+def broken_statistic_of_rows():
+    class Standardizes(Guide):
+        def forward(self, x, *, n=None):
+            loc = self.encoder((x - x.mean(0)) / x.std(0))
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(loc, self.scale).to_event(1))  # HERE
+
+    return Pair(model=Model, guide=Standardizes), reals(), "batch-size", None, "training set"
+
+
+def broken_enumeration():
+    class Joins(Model):
+        def __init__(self):
+            super().__init__()
+            self.decoder = nn.Linear(Q + 2, D)
+
+        def forward(self, x=None, *, n=None):
+            with pyro.plate("data", n if x is None else len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))
+                c = pyro.sample("c", dist.Categorical(torch.ones(2)))
+                both = torch.cat([z, nn.functional.one_hot(c, 2).float()], -1)  # HERE
+                return pyro.sample("x", dist.Normal(self.decoder(both), 1.0).to_event(1), obs=x)
+
+    pair = Pair(model=Joins, guide=Guide, discrete={"c": "enumerate"})
+    return pair, reals(), "enumeration", None, "torch.cat"
+
+
+def broken_n_ignored():
+    class One(Model):
+        def forward(self, x=None, *, n=None):
+            with pyro.plate("data", 1 if x is None else len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))
+                return pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)  # HERE
+
+    return Pair(model=One, guide=Guide), reals(), "cannot-sample", "x", "rows = n"
+
+
+def broken_exception_of_many_lines():
+    text = "\nError while computing log_prob:\n  of   site\nTrace Shapes:\n z 5 | 3"
+
+    class Raises(Guide):
+        def forward(self, x, *, n=None):
+            super().forward(x)
+            raise ValueError(text)  # HERE
+
+    return Pair(model=Model, guide=Raises), reals(), "exception", None, "one batch"
+
+
 EXAMPLES = [f for name, f in sorted(globals().items()) if name.startswith("broken_")]
 
 
@@ -1091,6 +1268,42 @@ def sound_unit_interval_in_positive():
     return Pair(model=Positive, guide=Fractions), reals()
 
 
+def sound_double():
+    return Pair(model=Model, guide=Guide), {"x": reals()["x"].double()}
+
+
+def sound_dropout():
+    class Drops(Guide):
+        def __init__(self, model):
+            super().__init__(model)
+            self.encoder = nn.Sequential(nn.Linear(D, Q), nn.Dropout(0.5))
+
+    return Pair(model=Model, guide=Drops), reals()
+
+
+def sound_random_bound():
+    """An estimate of a bound at a random time, as in diffusion, is marked as one."""
+
+    class Chain(Model):
+        def forward(self, x=None, *, n=None):
+            with pyro.plate("data", n if x is None else len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))
+                time = torch.rand(z.shape[:-1])
+                bound = dist.Unit(-time * self.decoder(z).square().sum(-1))
+                pyro.sample("bound", bound, obs=bound.sample(), infer={"is_bound": True})
+                return pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    return Pair(model=Chain, guide=Guide), reals()
+
+
+def sound_random_loss():
+    class Noisy(Guide):
+        def forward(self, x, *, n=None):
+            super().forward(x + 0.1 * torch.randn_like(x))
+
+    return Pair(model=Model, guide=Noisy, bound="none"), reals()
+
+
 SOUND = [f for name, f in sorted(globals().items()) if name.startswith("sound_")]
 
 
@@ -1111,16 +1324,6 @@ def test_the_ppca_pairs_are_sound(name):
 # --- warnings -------------------------------------------------------------------------------------
 
 
-def warned_observed_name():
-    class Obs(Model):
-        def forward(self, x=None, *, n=None):
-            with pyro.plate("data", n if x is None else len(x), dim=-1):
-                z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))
-                return pyro.sample("obs", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)  # HERE
-
-    return Pair(model=Obs, guide=Guide), reals(), "observed-name", "rename the site to 'x'"
-
-
 def warned_batchnorm():
     class Norm(Guide):
         def __init__(self, model):
@@ -1135,15 +1338,28 @@ def warned_batchnorm():
     return Pair(model=Model, guide=Norm), reals(), "batchnorm", "LayerNorm"
 
 
-def warned_scale():
-    class Scaled(Model):
+def warned_subsample():
+    """The full size is that of the data: Pyro's own way, which the library undoes."""
+
+    class Whole(Model):
         def forward(self, x=None, *, n=None):
-            with pyro.plate("data", n if x is None else len(x), dim=-1):
-                with poutine.scale(scale=0.5):
-                    z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))  # HERE
+            rows = n if x is None else len(x)
+            with pyro.plate("data", 40, subsample_size=rows, dim=-1):  # HERE
+                z = pyro.sample("z", dist.Normal(torch.zeros(Q), 1.0).to_event(1))
                 return pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
 
-    return Pair(model=Scaled, guide=Guide), reals(), "scale", "unscaled"
+    return Pair(model=Whole, guide=Guide), reals(40), "subsample", "pyro.plate"
+
+
+def warned_improper_prior():
+    class Improper(Model):
+        def forward(self, x=None, *, n=None):
+            with pyro.plate("data", n if x is None else len(x), dim=-1):
+                prior = dist.ImproperUniform(constraints.real_vector, (), (Q,))
+                z = pyro.sample("z", prior)  # HERE
+                return pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    return Pair(model=Improper, guide=Guide), reals(), "cannot-sample", "proper prior"
 
 
 def warned_plates():
@@ -1324,6 +1540,20 @@ def test_a_finding_is_one_line():
     report = Report("mine", [finding])
     with pytest.raises(PairError, match=r"a\.py:3"):
         report.raise_if_broken()
+
+
+def test_an_exception_of_many_lines_is_one_line():
+    report = check(*broken_exception_of_many_lines()[:2])
+    assert [f.message for f in report.findings] == [
+        "the guide raises ValueError: Error while computing log_prob: of site"
+    ]
+
+
+def test_a_batch_alone_does_not_tell_how_many_data_there_are():
+    pair, data, *_ = broken_two_sizes()
+    report = check(pair, batch={"x": data["x"][:20]})
+    assert report.ok
+    assert {f.code for f in report.findings} == {"subsample"}
 
 
 # --- purity ---------------------------------------------------------------------------------------

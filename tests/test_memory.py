@@ -65,7 +65,7 @@ from ppvae.data import Dataset, Split
 from ppvae.step import EagerStep
 from ppvae.training import fit
 
-page = 4096
+page = os.sysconf("SC_PAGE_SIZE")
 seen, count = [], 0
 call = EagerStep.__call__
 
@@ -92,7 +92,7 @@ assert slope < 1.0, f"resident memory grew by {slope:.3f} MB between steps 500 a
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read off /proc")
 def test_resident_memory_does_not_grow():
-    """Less than 1 MB between steps 500 and 2,000, by a line fitted through 76 readings of a fit of its own."""
+    """Less than 1 MB between steps 500 and 2,000, by a line through 76 readings of a fit of its own."""
     done = subprocess.run(
         [sys.executable, "-c", SLOPE], cwd=ROOT, capture_output=True, text=True, timeout=300
     )

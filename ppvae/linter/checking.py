@@ -13,7 +13,25 @@ from torch import Tensor
 
 from ppvae.build import Built
 from ppvae.errors import PPVAEError
-from ppvae.linter import coupling, parameters, places, recipe, search, shapes, structure, values
+from ppvae.linter import (
+    dtypes,
+    handling,
+    leakage,
+    likelihood,
+    names,
+    numbers,
+    observed,
+    parameters,
+    particles,
+    places,
+    plates,
+    recipe,
+    runs,
+    sampling,
+    search,
+    shapes,
+    supports,
+)
 from ppvae.linter.report import Report, Row
 from ppvae.linter.subject import POOL, Subject, as_data, pool, rows, take, untouched
 from ppvae.linter.wording import one_line, told
@@ -22,25 +40,25 @@ from ppvae.registry import find
 
 # Each inner tuple is one stage: its checks do not follow from each other, so all of them run.
 _STAGES: tuple[tuple[Callable[[Subject], None], ...], ...] = (
-    (structure.first_runs,),
-    (structure.names,),
-    (structure.plates,),
+    (runs.first_runs,),
+    (names.names, observed.observed, observed.conditions),
+    (plates.plates,),
     (shapes.latents,),
-    (values.latents, values.handling),
+    (supports.latents, handling.handling),
     (shapes.replay,),
-    (structure.stable,),
-    (coupling.batch_sizes,),
-    (values.data, values.scales),
-    (values.finite,),
-    (values.again,),
+    (runs.stable,),
+    (particles.batch_sizes,),
+    (likelihood.data, numbers.scales),
+    (numbers.finite,),
+    (supports.again,),
     (
         parameters.check,
         parameters.shared,
-        coupling.leakage,
-        coupling.particles,
-        coupling.sampling,
-        coupling.amortized,
-        values.types,
+        leakage.leakage,
+        particles.particles,
+        sampling.sampling,
+        sampling.amortized,
+        dtypes.types,
     ),
 )
 
@@ -190,9 +208,9 @@ def _table(subject: Subject) -> list[Row]:
                 plates=tuple(f.name for f in sorted(site.plates, key=lambda frame: frame.dim)),
                 batch_shape=tuple(site.fn.batch_shape),
                 event_shape=tuple(site.fn.event_shape),
-                model=values._base(p.fn) if p else "",
-                guide=values._base(q.fn) if q else "",
-                support=values.describe(values._support(site.fn)),
+                model=supports.family(p.fn) if p else "",
+                guide=supports.family(q.fn) if q else "",
+                support=supports.describe(supports.support_of(site.fn)),
                 how=how,
             )
         )

@@ -99,9 +99,10 @@ def _place(subject: Subject, name: str) -> tuple[Place, str]:
 def _hidden(subject: Subject, leaves: list[Tensor]) -> None:
     said: set[tuple[Any, ...]] = set()
     for leaf in leaves:
-        found = None
+        found, user = None, "model"
         for role in ("guide", "model"):
-            found = found or search.find(subject.part(role), leaf, role)
+            if found is None:
+                found, user = search.find(subject.part(role), leaf, role), role
         if found is None:
             shown, place, fix = (
                 "a tensor",
@@ -114,7 +115,9 @@ def _hidden(subject: Subject, leaves: list[Tensor]) -> None:
             group = (id(owner), attribute)
             if isinstance(owner, types.FunctionType):
                 place = places.of_name(owner, attribute)
-                fix = "write it as a class that owns the net, class Guide(PyroModule), and pass the class"
+                fix = (
+                    f"write it as a class that owns it, class {user.title()}(PyroModule), and pass the class"
+                )
             else:
                 place = places.of_attribute(owner, attribute)
                 fix = {

@@ -70,7 +70,8 @@ def parts(subject: Subject) -> None:
         if name not in arguments:
             subject.error(
                 "sizes",
-                f"Pair(sizes=) gives {name!r}, which no constructor of the pair takes{nearest(name, arguments)}",
+                f"Pair(sizes=) gives {name!r}, which no constructor of the pair "
+                f"takes{nearest(name, arguments)}",
                 places.of_pair(pair, "sizes"),
                 f"name an argument of the model's or the guide's class: {', '.join(sorted(arguments))}"
                 if arguments
@@ -99,6 +100,7 @@ def construct(subject: Subject, sizes: dict[str, Any]) -> None:
     except PPVAEError as error:
         message, fix = told(error)
         role = "guide" if "guide" in message else "model"
+        fix = fix or "write the class as the message says, or pass model and guide as two"
         subject.error("constructor", message, places.of_pair(subject.pair, role), fix)
     except Exception as error:
         where = places.of_exception(error, construct.__code__)
@@ -166,7 +168,7 @@ def fields(subject: Subject) -> None:
         needed = [name for name in strange if arguments[name].default is inspect.Parameter.empty]
         lacking = [name for name in pair.observed if name not in arguments] if role == "model" else []
         if role == "guide" and needed:
-            lacking = [name for name in pair.observed if name not in arguments] or list(pool)
+            lacking = [name for name in (*pair.observed, *pool) if name not in arguments]
         if lacking and (strange or needed):
             old = (needed or strange)[0]
             subject.error(

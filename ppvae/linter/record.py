@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
-import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -42,6 +41,14 @@ class Record:
     def plates(self) -> list[Any]:
         """The vectorized plates around the statement, the particles' excepted."""
         return [f for f in self.frames if f.vectorized and f.name != PARTICLE_PLATE]
+
+    @property
+    def drawn(self) -> int:
+        """Of a plate: how many of its indices are drawn."""
+        fn = self.message["fn"]
+        if isinstance(self.value, Tensor):
+            return len(self.value)
+        return fn.size if fn.subsample_size is None else fn.subsample_size
 
     @property
     def in_data(self) -> bool:
@@ -147,7 +154,7 @@ def observe(
     seed: int = 0,
 ) -> Run:
     """Run `fn()` of a built pair with seeded draws; an exception is kept, never raised."""
-    torch.manual_seed(seed)
+    pyro.set_rng_seed(seed)
     recorder, run = Recorder(role), Run(role, [])
     run.records = recorder.records
     try:

@@ -6,7 +6,7 @@ import torch
 
 from ppvae.linter.explain import explain
 from ppvae.linter.record import Record, Run
-from ppvae.linter.subject import Subject
+from ppvae.linter.subject import Subject, take
 
 
 def latents(subject: Subject) -> None:
@@ -16,6 +16,9 @@ def latents(subject: Subject) -> None:
         if p is None:
             continue
         theirs, mine = tuple(p.fn.event_shape), tuple(q.fn.event_shape)
+        swallowed = [_swallowed(subject, site, run) for site, run in ((q, subject.guide), (p, subject.model))]
+        if any(swallowed):
+            continue
         uncovered = [(s, _uncovered(s)) for s in (q, p)]
         for site, dims in uncovered:
             if dims:
@@ -33,6 +36,26 @@ def latents(subject: Subject) -> None:
             )
 
 
+def _swallowed(subject: Subject, site: Record, run: Run) -> bool:
+    """Whether the rows, for which the plate stands, are part of the event; if so, it is reported."""
+    event, count = tuple(site.fn.event_shape), subject.rows
+    if not site.in_data or not event or event[0] != count or count < 3:
+        return False
+    fewer = subject.run(run.role, take(subject.inputs, count - 1)).sites.get(site.name)
+    if fewer is not None and fewer.fn.event_shape[:1] != (count - 1,):
+        return False
+    cut = len(event) - 1
+    subject.error(
+        "to-event",
+        f".to_event({len(event)}) at site {site.name!r} of the {site.role} takes the rows of the batch "
+        f"into the event, event_shape {event}, although the plate 'data' stands for them",
+        site.place,
+        f"write .to_event({cut})" if cut else "leave out .to_event(1)",
+        site.name,
+    )
+    return True
+
+
 def replay(subject: Subject) -> None:
     """Replay the model at the guide's draws: the run that all later checks look at."""
     subject.model = subject.run("model", subject.inputs, latents=subject.guide.latents)
@@ -45,7 +68,7 @@ def replay(subject: Subject) -> None:
 def check(subject: Subject, run: Run, count: int) -> None:
     """Every batch dim lies in a plate, and an observation has the shape of its distribution."""
     for site in run.sites.values():
-        if site.observed and not _observation(subject, site):
+        if site.observed and (_swallowed(subject, site, run) or not _observation(subject, site)):
             continue
         dims = _uncovered(site)
         if dims:
@@ -67,8 +90,7 @@ def _report_uncovered(subject: Subject, site: Record, found: tuple[int, int], co
         subject.error(
             "outside-plate",
             f"site {site.name!r} of the {site.role} has one entry per datum, batch_shape {shape}, outside "
-            "the plate "
-            "'data'",
+            "the plate 'data'",
             site.place,
             'move it into `with pyro.plate("data", rows, dim=-1):`',
             site.name,
@@ -78,8 +100,7 @@ def _report_uncovered(subject: Subject, site: Record, found: tuple[int, int], co
         subject.error(
             "broadcast",
             f"site {site.name!r} of the {site.role} has rows twice, batch_shape {shape}: a parameter of "
-            "shape "
-            f"({count}, 1) was broadcast against the plate of {count}",
+            f"shape ({count}, 1) was broadcast against the plate of {count}",
             site.place,
             "squeeze the parameters to the shape of the data, loc.squeeze(-1), or make the last dim an "
             "event, .to_event(1)",
@@ -112,8 +133,7 @@ def _observation(subject: Subject, site: Record) -> bool:
         subject.error(
             "event-shape",
             f"observed site {site.name!r}: the data have shape {tuple(value.shape)}, the distribution "
-            "batch_shape "
-            f"{shape} and event_shape {event}",
+            f"batch_shape {shape} and event_shape {event}",
             site.place,
             f"reshape one of them, so that each datum has the shape {event}: "
             f"{_reshape(tuple(value.shape[1:]), event)}",
@@ -139,8 +159,7 @@ def _observation(subject: Subject, site: Record) -> bool:
         subject.error(
             "broadcast",
             f"observed site {site.name!r}: data of batch shape {batch} are scored by a distribution of "
-            "batch_shape "
-            f"{shape}, which broadcasts silently"
+            f"batch_shape {shape}, which broadcasts silently"
             + (f" to {tuple(together)}" if together is not None else ""),
             site.place,
             "give both one shape: .squeeze(-1) the parameters, or make the last dim of both an event, "

@@ -87,9 +87,15 @@ class Subject:
         return self.built.model if role == "model" else self.built.guide
 
     def run(self, role: str, inputs: Mapping[str, Any], **options: Any) -> Run:
-        """Run the model or the guide on `inputs`."""
+        """Run the model or the guide; a model that cannot draw its latents runs at the guide's draws."""
         fn = self.built.run_model if role == "model" else self.built.run_guide
-        return observe(self.built, role, lambda: fn(**inputs), seed=options.pop("seed", self.seed), **options)
+        options.setdefault("seed", self.seed)
+        run = observe(self.built, role, lambda: fn(**inputs), **options)
+        if role == "model" and "latents" not in options and isinstance(run.error, NotImplementedError):
+            guide = self.run("guide", inputs, **options)  # an improper prior, say
+            if guide.error is None:
+                run = self.run("model", inputs, latents=guide.latents, **options)
+        return run
 
     def both(self, inputs: Mapping[str, Any], particles: int = 1, seed: int | None = None) -> tuple[Run, Run]:
         """Run the guide, and replay the model at its draws."""
