@@ -1,7 +1,7 @@
 """Make the README's table of pairs from benchmarks/results/pairs.json, and its picture from a run of `ppvae train vae`.
 
-    python benchmarks/readme.py                     # the table
-    python benchmarks/readme.py --run runs/latest   # the picture, too
+python benchmarks/readme.py                     # the table
+python benchmarks/readme.py --run runs/latest   # the picture, too
 """
 
 import argparse

@@ -274,7 +274,9 @@ class Likelihood:
 
     def __init__(self, word: str, x_shape: tuple[int, ...]):
         if word not in KINDS:
-            raise UsageError(f"no likelihood {word!r}{nearest(word, KINDS) or '.'} There are: {', '.join(KINDS)}")
+            raise UsageError(
+                f"no likelihood {word!r}{nearest(word, KINDS) or '.'} There are: {', '.join(KINDS)}"
+            )
         self.word, self.x_shape = word, tuple(x_shape)
         self.parameters = KINDS[word].parameters
 

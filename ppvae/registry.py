@@ -74,7 +74,9 @@ def _from_place(text: str) -> Pair:
 
 def _checked(pair: object, text: str, name: str) -> Pair:
     if not isinstance(pair, Pair):
-        raise UsageError(f"{text} is a {type(pair).__name__}, not a ppvae.Pair: write {name} = Pair(model=..., guide=...)")
+        raise UsageError(
+            f"{text} is a {type(pair).__name__}, not a ppvae.Pair: write {name} = Pair(model=..., guide=...)"
+        )
     return pair if pair.name else dataclasses.replace(pair, name=name)
 
 
@@ -103,4 +105,6 @@ def _import_module(place: str) -> ModuleType:
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
-        raise UsageError(f"cannot import {place!r} ({error}): is it installed, and spelt module:PAIR?") from None
+        raise UsageError(
+            f"cannot import {place!r} ({error}): is it installed, and spelt module:PAIR?"
+        ) from None

@@ -15,7 +15,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppvae.build import Built
+from ppvae.built import Built
 from ppvae.config import TrainConfig
 from ppvae.errors import PairError, UsageError
 from ppvae.estimators.base import Estimator

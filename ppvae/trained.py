@@ -15,7 +15,8 @@ from pyro import poutine
 from torch import Tensor
 
 from ppvae import checkpoint
-from ppvae.build import Built, build
+from ppvae.build import build
+from ppvae.built import Built
 from ppvae.config import TrainConfig
 from ppvae.data import Dataset
 from ppvae.data import load as load_data
@@ -24,7 +25,7 @@ from ppvae.evaluation import evaluate, evaluating
 from ppvae.pair import Pair
 from ppvae.registry import find, source_hash
 from ppvae.runs import Run
-from ppvae.terms import sample_sites
+from ppvae.tracing import sample_sites
 
 
 @dataclass

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ppvae import checkpoint
-from ppvae.build import Built
+from ppvae.built import Built
 from ppvae.config import TrainConfig
 from ppvae.data import Dataset
 from ppvae.errors import RunError, UsageError

@@ -11,7 +11,14 @@ else:
     checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
     # Before the first import of ppvae, or the hook comes too late.
     install_import_hook(
-        ["ppvae.terms", "ppvae.estimators", "ppvae.contraction", "ppvae.nets", "ppvae.distributions"],
+        [
+            "ppvae.terms",
+            "ppvae.scoring",
+            "ppvae.estimators",
+            "ppvae.contraction",
+            "ppvae.nets",
+            "ppvae.distributions",
+        ],
         f"{__name__}.checked",
     )
 

@@ -14,7 +14,7 @@ from ppvae.estimators import ELBO, IWAE, AnalyticKL
 from ppvae.evaluation import evaluate, mean_terms
 from ppvae.linter import check
 from ppvae.registry import find, names
-from ppvae.terms import sample_sites
+from ppvae.tracing import sample_sites
 
 ROWS = 6
 
@@ -129,7 +129,9 @@ def test_stock_svi_and_predictive_run_on_it_unchanged(case):
 
 def test_evaluating_changes_nothing_and_says_why_what_is_undefined_is(case):
     built, _, dataset = case
-    small = ppvae.data.load({"train": dataset.train.batch(torch.arange(ROWS)), "test": dataset.train.batch(torch.arange(8))})
+    small = ppvae.data.load(
+        {"train": dataset.train.batch(torch.arange(ROWS)), "test": dataset.train.batch(torch.arange(8))}
+    )
     before = {name: t.clone() for name, t in built.state_dict().items()}
     state = torch.get_rng_state()
     results = evaluate(built, small, k=7, n=5)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ppvae.contraction import Factor, contract
 from ppvae.errors import PairError
 from ppvae.estimators import ELBO, IWAE, AnalyticKL
-from ppvae.terms import score
+from ppvae.scoring import score
 from tests.test_proof_pairs import make
 
 pytestmark = pytest.mark.usefixtures("float64")

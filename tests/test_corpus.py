@@ -37,7 +37,11 @@ def test_a_broken_pair_is_refused_with_the_right_message(path):
     told = [str(f) for f in found]
     right = [f for f in found if all(re.search(word, str(f), re.I | re.S) for word in module.EXPECT["says"])]
     assert right, f"no finding says {module.EXPECT['says']}: {told}"
-    fixing = [f for f in right if all(re.search(word, f.fix or str(f), re.I | re.S) for word in module.EXPECT["fix"])]
+    fixing = [
+        f
+        for f in right
+        if all(re.search(word, f.fix or str(f), re.I | re.S) for word in module.EXPECT["fix"])
+    ]
     assert fixing, f"no finding offers {module.EXPECT['fix']}: {told}"
     places = {(Path(f.file or "").name, f.line) for f in fixing}
     assert places & {(path.name, line) for line in marked}, f"expected a line of {marked}: {told}"

@@ -17,10 +17,10 @@ from ppvae import estimators, registry
 from ppvae.build import build
 from ppvae.errors import PairError, UsageError
 from ppvae.estimators import ELBO, IWAE, AnalyticKL
-from ppvae.estimators.objective import with_penalties
 from ppvae.estimators.gradients import group_gradients
+from ppvae.estimators.objective import with_penalties
 from ppvae.pair import Pair, penalty
-from ppvae.terms import score
+from ppvae.scoring import score
 from tests.test_proof_pairs import PAIRS, REFUSED, make
 from tests.toys import (
     GUIDE_A,

@@ -54,6 +54,7 @@ def test_no_tensor_is_kept_by_the_loop():
 
 SLOPE = """
 import gc
+import os
 from pathlib import Path
 
 import numpy as np

@@ -36,7 +36,9 @@ def test_its_python_is_the_example_of_the_same_name():
 
 
 def test_its_commands_exist():
-    used = {line.split()[1] for block in blocks("sh") for line in block.splitlines() if line.startswith("ppvae ")}
+    used = {
+        line.split()[1] for block in blocks("sh") for line in block.splitlines() if line.startswith("ppvae ")
+    }
     assert used <= set(COMMANDS)
     assert set(COMMANDS) - used == set()
 

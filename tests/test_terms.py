@@ -17,7 +17,7 @@ from ppvae.build import build
 from ppvae.errors import PairError
 from ppvae.estimators import ELBO, IWAE, AnalyticKL
 from ppvae.pair import Pair, penalty
-from ppvae.terms import score
+from ppvae.scoring import score
 from tests.toys import GUIDE_A, MLP_VAE, bits, gaussian_toy, made, ones, pair_names, pyro_loss_and_gradients
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ppvae import registry
-from ppvae.build import Built, build
+from ppvae.build import build
+from ppvae.built import Built
 from ppvae.data.dataset import Dataset, Split
 from ppvae.data.load import load
 from ppvae.pair import Pair

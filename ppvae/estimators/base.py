@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppvae.build import Built
+from ppvae.built import Built
 from ppvae.errors import PairError
 from ppvae.estimators.gradients import group_gradients, with_gradients
 from ppvae.estimators.objective import Objective, metrics, with_penalties

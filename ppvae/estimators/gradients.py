@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ppvae.build import Built
+from ppvae.built import Built
 from ppvae.estimators.objective import Objective
 
 

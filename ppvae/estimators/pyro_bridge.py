@@ -21,12 +21,14 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppvae.build import Built, _keep_own_parameters
+from ppvae.built import Built
 from ppvae.errors import PairError, UsageError, nearest
 from ppvae.estimators.base import Estimator, Knobs
 from ppvae.estimators.gradients import with_gradients
 from ppvae.estimators.objective import Objective, with_penalties
-from ppvae.terms import DATA_PLATE, score
+from ppvae.local_params import keep_own_parameters
+from ppvae.scoring import score
+from ppvae.tracing import DATA_PLATE
 
 LOSSES = (
     "Trace_ELBO",
@@ -80,7 +82,7 @@ class AsPyro(PyroELBO):
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
 
 class PyroLoss(Estimator):
@@ -97,7 +99,7 @@ class PyroLoss(Estimator):
                 f"Pyro has no loss {name!r}{nearest(name, LOSSES) or '.'} It has: {', '.join(LOSSES)}"
             )
         self.name, self.options = name, options
-        _keep_own_parameters(*options.values())  # of the kernel of Trace_MMD
+        keep_own_parameters(*options.values())  # of the kernel of Trace_MMD
         self._losses: dict[int, Any] = {}
         self._seen: weakref.WeakKeyDictionary[Built, bool] = weakref.WeakKeyDictionary()
         """Whether a pair has global latents: found on its first batch."""

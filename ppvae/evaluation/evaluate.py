@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ppvae.build import Built
+from ppvae.built import Built
 from ppvae.data.dataset import SPLITS, Dataset
 from ppvae.errors import DataError, PairError, UsageError, nearest
 from ppvae.evaluation.importance import log_likelihood

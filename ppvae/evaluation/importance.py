@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ppvae.build import Built
+from ppvae.built import Built
 from ppvae.errors import PairError
 from ppvae.estimators.base import weights_obstacle
 from ppvae.shapes import Float

@@ -11,7 +11,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppvae.build import Built
+from ppvae.built import Built
 from ppvae.terms import Terms
 
 

@@ -8,9 +8,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppvae.build import Built
+from ppvae.built import Built
 from ppvae.evaluation.means import batches, evaluating
-from ppvae.terms import DATA_PLATE, sample_sites
+from ppvae.tracing import DATA_PLATE, sample_sites
 
 THRESHOLD = 0.01
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ppvae.build import Built
+from ppvae.built import Built
 from ppvae.errors import PPVAEError
 from ppvae.linter import (
     dtypes,

@@ -8,7 +8,7 @@ from ppvae.linter import places
 from ppvae.linter.record import Record, Run
 from ppvae.linter.statements import plate_size
 from ppvae.linter.subject import Subject
-from ppvae.terms import DATA_PLATE
+from ppvae.tracing import DATA_PLATE
 
 
 def plates(subject: Subject) -> None:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from torch import nn
 
-from ppvae.build import _arguments as _named_arguments
+from ppvae.build import arguments as _named_arguments
 from ppvae.build import build
 from ppvae.errors import PPVAEError, nearest
 from ppvae.linter import places

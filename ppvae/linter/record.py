@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppvae.linter import places
 from ppvae.linter.places import NOWHERE, Place
-from ppvae.terms import DATA_PLATE, PARTICLE_PLATE, is_factor
+from ppvae.tracing import DATA_PLATE, PARTICLE_PLATE, is_factor
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ppvae.linter.record import Record, Run
 from ppvae.linter.subject import Subject
-from ppvae.terms import DATA_PLATE
+from ppvae.tracing import DATA_PLATE
 
 
 def loop(subject: Subject, run: Run) -> bool:

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppvae.build import Built
+from ppvae.built import Built
 from ppvae.errors import DataError
 from ppvae.linter import places
 from ppvae.linter.places import NOWHERE, Place
 from ppvae.linter.record import Run, observe
 from ppvae.linter.report import Finding, Level, Report
 from ppvae.pair import Pair
-from ppvae.terms import Terms, score
+from ppvae.scoring import score
+from ppvae.terms import Terms
 
 POOL = 64
 """How many data are looked at; runs use a handful of them."""

@@ -40,4 +40,3 @@ PAIR = Pair(model=Model, guide=Guide, data=None)
 
 def data() -> dict[str, torch.Tensor]:
     return {"x": torch.from_numpy(np.random.default_rng(0).normal(size=(64, 20)))}
-
