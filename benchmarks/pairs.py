@@ -2,8 +2,9 @@
 
     python benchmarks/pairs.py --out benchmarks/results/pairs.json [--pairs vae conv_vae] [--threads 2]
 
-One entry a pair: elbo, log p(x) with its K, standard errors, steps, seconds of training and of evaluation, versions of
-everything. Pairs already in the file are kept unless named. `benchmarks/readme.py` makes the README's table from it.
+One entry a pair: elbo, log p(x) with its K, standard errors, steps, seconds of training and of evaluation,
+versions of everything. Pairs already in the file are kept unless named. `benchmarks/readme.py` makes the
+README's table from it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Make the README's table of pairs from benchmarks/results/pairs.json, and its picture from a run of `ppvae train vae`.
+"""Make the README's table of pairs from benchmarks/results/pairs.json, and its picture from a trained run.
 
 python benchmarks/readme.py                     # the table
 python benchmarks/readme.py --run runs/latest   # the picture, too

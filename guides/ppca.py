@@ -1,7 +1,8 @@
 """The exact guide of probabilistic PCA: q(z | x) = p(z | x) = N(M^-1 W' (x - mean), scale^2 M^-1).
 
-Covers the one latent z. It has no parameters of its own: the model's give the posterior in closed form, so that
-the ELBO of every draw equals the evidence and SVI is maximum likelihood. Costs one solve of a q x q system.
+Covers the one latent z. It has no parameters of its own: the model's give the posterior in closed form, so
+that the ELBO of every draw equals the evidence and SVI is maximum likelihood. Costs one solve of a q x q
+system.
 """
 
 import pyro

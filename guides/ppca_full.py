@@ -1,7 +1,8 @@
 """A full-covariance amortized guide of probabilistic PCA: q(z | x) = N(A x + b, L L').
 
-Covers the one latent z with a linear encoder and one covariance for all data. The posterior of this model has exactly
-this form, so that at the optimum the ELBO is the evidence; before it, the gap is KL(q, posterior) in closed form.
+Covers the one latent z with a linear encoder and one covariance for all data. The posterior of this model has
+exactly this form, so that at the optimum the ELBO is the evidence; before it, the gap is KL(q, posterior) in
+closed form.
 """
 
 import math

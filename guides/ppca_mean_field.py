@@ -1,7 +1,8 @@
 """A mean-field amortized guide of probabilistic PCA: q(z | x) = prod_j N(z_j; (A x + b)_j, s_j^2).
 
-Covers the one latent z. With the posterior's precision P, the best it can do is s_j^2 = 1 / P_jj and the posterior's
-mean; what is lost is KL(q, posterior) = 1/2 (sum_j log P_jj - log det P) per datum, zero only where W'W is diagonal.
+Covers the one latent z. With the posterior's precision P, the best it can do is s_j^2 = 1 / P_jj and the
+posterior's mean; what is lost is KL(q, posterior) = 1/2 (sum_j log P_jj - log det P) per datum, zero only
+where W'W is diagonal.
 """
 
 import math

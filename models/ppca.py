@@ -8,7 +8,8 @@ M = W' W + scale^2 I.
 
 Reference: Tipping & Bishop (1999), Probabilistic Principal Component Analysis, JRSS B 61(3).
 
-Not to be confused with PCA, which has no likelihood, or with factor analysis, whose noise differs per dimension.
+Not to be confused with PCA, which has no likelihood, or with factor analysis, whose noise differs per
+dimension.
 """
 
 import math

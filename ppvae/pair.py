@@ -56,8 +56,8 @@ class Pair:
     posterior: Callable[..., Any] | None = None
     """Where known, `posterior(model, batch) -> {site: distribution}`, the exact p(z | x)."""
     vectorize: bool | None = None
-    """False: one particle at a time. None: all particles at once, unless there is a BatchNorm, which would mix
-    them. True: all at once in any case."""
+    """False: one particle at a time. None: all at once, unless there is a BatchNorm, which would mix them.
+    True: all at once in any case."""
     latent: str = ""
     """The latent variables in a few words, for the table of pairs."""
     reference: str = ""

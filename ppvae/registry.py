@@ -66,7 +66,8 @@ def _from_place(text: str) -> Pair:
     if not hasattr(module, attribute):
         pairs = [key for key, value in vars(module).items() if isinstance(value, Pair)]
         raise UsageError(
-            f"{place} has no {attribute!r}{nearest(attribute, pairs) or '.'} Its pairs: {', '.join(pairs) or 'none'}"
+            f"{place} has no {attribute!r}{nearest(attribute, pairs) or '.'} "
+            f"Its pairs: {', '.join(pairs) or 'none'}"
         )
     stem = Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
     return _checked(getattr(module, attribute), text, stem if attribute == "PAIR" else attribute.lower())

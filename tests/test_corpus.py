@@ -1,5 +1,7 @@
-"""The linter against a corpus written by somebody who had not read its code: every broken pair refused with the right
-message at the right line, every sound pair passed."""
+"""The linter against a corpus written by somebody who had not read its code.
+
+Every broken pair is refused with the right message at the right line, every sound pair passes.
+"""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""The README tells the truth: its code runs, its table is made from the committed record, its links lead somewhere."""
+"""The README tells the truth: its code runs, its table is the committed record, its links lead somewhere."""
 
 import importlib.util
 import json

@@ -73,7 +73,8 @@ def _made(cls: type[Estimator], text: str, options: dict[str, Any], **given: Any
     for key in options:
         if key not in known and not open_ended:
             raise UsageError(
-                f"estimator {text!r} has no option {key!r}{nearest(key, known) or '.'} It has: {', '.join(known)}"
+                f"estimator {text!r} has no option {key!r}{nearest(key, known) or '.'} "
+                f"It has: {', '.join(known)}"
             )
     try:
         return cls(**given, **options)

@@ -77,7 +77,7 @@ class Estimator(nn.Module):
             raise PairError(f"{name} {obstacle}: use elbo")
 
     def forward(self, model: Any, guide: Any = None, **options: Any) -> nn.Module:
-        """A module whose call on a batch is the loss: `estimator(built)(batch)` or `estimator(model, guide)(x)`."""
+        """A module whose call on a batch is the loss, as `estimator(built)(batch)`, `estimator(model, guide)(x)`."""
         return Loss(self, model, guide, **options)
 
 

@@ -1,4 +1,4 @@
-"""Data straight from numpy are float64: the nets are made in their type, and so are the model's own constants."""
+"""Data straight from numpy are float64: the nets are made in their type, as are the model's constants."""
 
 import numpy as np
 import pyro
