@@ -47,6 +47,7 @@ PAIR = Pair(
     model=Autoencoder,
     guide=Point,
     data="digits",
+    train={"epochs": 20, "schedule": "cosine"},
     bound="none",
     latent="z: 20 reals, a point without a prior",
     reference="Hinton & Salakhutdinov (2006), Reducing the Dimensionality of Data with Neural Networks",

@@ -27,6 +27,7 @@ PAIR = Pair(
     model=ConvVAE,
     guide=ConvDiagonalGaussian,
     data="digits",
+    train={"epochs": 20, "schedule": "cosine"},
     latent="z: 32 reals, diagonal Gaussian",
     reference="Kingma & Welling (2014), Auto-Encoding Variational Bayes, arXiv:1312.6114",
 )

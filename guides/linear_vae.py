@@ -53,6 +53,7 @@ PAIR = Pair(
     model=PPCA,
     guide=Linear,
     data="ppca_toy",
+    train={"epochs": 200, "lr": 1e-2},
     evidence=evidence,
     posterior=posterior,
     latent="z: q reals, mean field, linear encoder",

@@ -26,6 +26,7 @@ PAIR = Pair(
     model=PPCA,
     guide=Exact,
     data="ppca_toy",
+    train={"epochs": 200, "lr": 1e-2},
     evidence=evidence,
     posterior=posterior,
     latent="z: q reals, exact posterior",

@@ -37,6 +37,7 @@ PAIR = Pair(
     model=PPCA,
     guide=MeanField,
     data="ppca_toy",
+    train={"epochs": 200, "lr": 1e-2},
     evidence=evidence,
     posterior=posterior,
     latent="z: q reals, mean field",

@@ -51,6 +51,7 @@ PAIR = Pair(
     model=VAE,
     guide=DiagonalGaussian,
     data="digits",
+    train={"schedule": "cosine"},
     latent="z: 20 reals, diagonal Gaussian",
     reference="Kingma & Welling (2014), Auto-Encoding Variational Bayes, arXiv:1312.6114",
 )

@@ -16,7 +16,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -199,13 +199,14 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
     return registry
 
 
-def _recipe(argv: list[str]) -> TrainConfig:
-    """The defaults of `train`: those of --config's file, else of the run that --resume goes on with."""
+def _recipe(argv: list[str], own: Mapping[str, Any]) -> TrainConfig:
+    """The defaults of `train`: those of --config's file, else of the run that --resume goes on with; below
+    them lie the pair's own."""
     given = {name: _given(argv, name) for name in ("--config", "--resume", "--out")}
     if given["--config"] is not None:
-        return read_recipe(Path(given["--config"]))
+        return read_recipe(Path(given["--config"]), own)
     if given["--resume"] is None:
-        return TrainConfig()
+        return TrainConfig.from_dict(dict(own))
     from ppvae.runs import CONFIG, Run
 
     root = Path(given["--out"] or TrainConfig().out)
@@ -222,8 +223,12 @@ def _given(argv: list[str], option: str) -> str | None:
     return found
 
 
-def read_recipe(path: Path) -> TrainConfig:
-    """A TrainConfig from YAML, which may be a run's own config.yaml. UsageError says what is wrong."""
+def read_recipe(path: Path, own: Mapping[str, Any] | None = None) -> TrainConfig:
+    """A TrainConfig from YAML, which may be a run's own config.yaml; it wins over the pair's `own` options.
+
+    Raises:
+        UsageError: says what is wrong with which file.
+    """
     if not path.is_file():
         raise UsageError(f"no file {path}: --config wants a YAML file of training options")
     try:
@@ -236,15 +241,15 @@ def read_recipe(path: Path) -> TrainConfig:
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds a {type(values).__name__}: write one option: value a line")
     try:
-        return TrainConfig.from_run(values)
+        return TrainConfig.from_run({**(own or {}), **values})
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
 
 
-def _commands(argv: list[str]) -> dict[str, Callable[..., Any]]:
+def _commands(argv: list[str], own: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
     if argv[:1] != ["train"] or "--help" in argv or "-h" in argv:
         return COMMANDS
-    default = _recipe(argv)
+    default = _recipe(argv, own)
 
     def train_(
         pair: PairName,
@@ -275,11 +280,21 @@ def parse(argv: list[str]) -> Callable[[], int | None]:
         close = nearest(argv[0], COMMANDS) or "."
         raise UsageError(f"no command {argv[0]!r}{close} There are: {', '.join(COMMANDS)}")
     _refuse_flags(argv)
+    command = _understood(argv, {})
+    if argv[:1] != ["train"]:
+        return command
+    # The words are read once to learn the pair, and once more above the options that suit it.
+    from ppvae.registry import find
+
+    return _understood(argv, find(command.args[0]).train)
+
+
+def _understood(argv: list[str], own: Mapping[str, Any]) -> functools.partial[int | None]:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             return tyro.extras.subcommand_cli_from_dict(
-                {name: _later(command) for name, command in _commands(argv).items()},
+                {name: _later(command) for name, command in _commands(argv, own).items()},
                 prog="ppvae",
                 description=DESCRIPTION,
                 args=argv or ["--help"],

@@ -51,6 +51,8 @@ class Pair:
     leave the groups `model` and `guide`, and follow only the losses and penalties of their group."""
     sizes: Mapping[str, Any] = field(default_factory=dict)
     """Constructor arguments that differ from the defaults of the model's and the guide's classes."""
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """Options of training that suit the pair, such as epochs and lr; what the user gives wins."""
     evidence: Callable[..., Any] | None = None
     """Where known, `evidence(model, batch) -> log p(x)` of shape (B,), in nats."""
     posterior: Callable[..., Any] | None = None

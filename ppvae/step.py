@@ -91,8 +91,6 @@ class PyroStep:
         for option in ("clip_norm", "kl_warmup", "lr_groups"):
             if getattr(config, option):
                 raise UsageError(f"engine=pyro has no {option}: leave it out, or use engine=eager")
-        if config.schedule != "constant":
-            raise UsageError("engine=pyro has no schedule: leave it out, or use engine=eager")
         self.built, self.config, self.particles = built, config, estimator.particles
         self.store = pyro.get_param_store()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -111,9 +109,17 @@ class PyroStep:
         with self.store.scope(self.scope):
             if self.svi is None:
                 self.svi = self._make(inputs, rows)
+            self._set_lr(self.config.lr * lr_factor)
             loss: Any = self.svi.step(**inputs)
         mean = torch.as_tensor(loss) / rows
         return {"loss": mean, "elbo": -mean}
+
+    def _set_lr(self, lr: float) -> None:
+        """Pyro makes an optimizer a parameter, in its first step; none has a schedule of ours."""
+        assert self.svi is not None
+        for optimizer in self.svi.optim.optim_objs.values():
+            for group in optimizer.param_groups:
+                group["lr"] = lr
 
     def _make(self, inputs: Mapping[str, Tensor], rows: int) -> pyro.infer.SVI:
         """Refuse what SVI would get silently wrong: a name for two parameters, global latents, penalties."""

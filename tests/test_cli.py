@@ -144,7 +144,8 @@ def test_train_writes_the_whole_run_folder(capsys):
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000005"]
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["pair"], config["steps"], config["batch"]) == ("ppca", 5, 50)
-    assert config["lr"] == TrainConfig().lr  # resolved: the defaults, too
+    assert config["lr"] == registry.find("ppca").train["lr"]  # resolved: the pair's own and the defaults, too
+    assert config["schedule"] == TrainConfig().schedule
     results = json.loads((run / "evaluation.json").read_text())
     assert (results["k"], results["n"]) == (10, 20)
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -328,7 +329,7 @@ def test_resume_again_has_nothing_to_do_but_evaluates(capsys):
         ),
         (
             ["ppca", "--resume", "latest", "--lr", "0.5"],
-            "has lr=0.001, not 0.5: leave the option out to go on",
+            "has lr=0.01, not 0.5: leave the option out to go on",
         ),
         (
             ["ppca", "--resume", "latest", "--data", "two_moons"],

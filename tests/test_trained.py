@@ -197,7 +197,9 @@ def test_load_gives_equal_parameters_and_numbers(tmp_path):
 
 def test_load_gives_buffers_and_tuples_of_sizes_back(tmp_path, pictures):
     sizes = {"latent": 2, "hidden": (8, 5)}
-    trained = fit("vae", pictures, steps=3, sizes=sizes, save=True, out=tmp_path, **QUICK)
+    trained = fit(
+        "vae", pictures, steps=3, schedule="constant", sizes=sizes, save=True, out=tmp_path, **QUICK
+    )
     assert_equal(state(ppvae.load(tmp_path / "latest", data=pictures)), state(trained))
     resumed = fit("vae", pictures, steps=4, sizes=sizes, resume=tmp_path / "latest")
     assert resumed.step == 4

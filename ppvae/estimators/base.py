@@ -77,7 +77,7 @@ class Estimator(nn.Module):
             raise PairError(f"{name} {obstacle}: use elbo")
 
     def forward(self, model: Any, guide: Any = None, **options: Any) -> nn.Module:
-        """A module whose call on a batch is the loss, as `estimator(built)(batch)`, `estimator(model, guide)(x)`."""
+        """The loss as a module: `estimator(built)(batch)` or `estimator(model, guide)(x)` is its value."""
         return Loss(self, model, guide, **options)
 
 

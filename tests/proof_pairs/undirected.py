@@ -76,7 +76,8 @@ class Gaussian(PyroModule):
 
 
 EVERY = dict.fromkeys(NAMES, "enumerate")
-PAIR = Pair(model=Ring, guide=Spins, data=None, observed=(), latent="4 spins")
+SAMPLED = dict.fromkeys(NAMES, "score")
+PAIR = Pair(model=Ring, guide=Spins, data=None, observed=(), discrete=SAMPLED, latent="4 spins")
 SUMMED = Pair(model=Ring, guide=Spins, data=None, observed=(), discrete=EVERY, latent="4 spins")
 EXACT = Pair(model=Ring, guide=nothing, data=None, observed=(), discrete=EVERY, latent="4 spins, summed out")
 QUADRATIC = Pair(model=Quadratic, guide=Gaussian, data=None, observed=(), latent="2 reals")
