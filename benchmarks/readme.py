@@ -68,7 +68,7 @@ def draw_hero(run: str, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", help="a run folder of ppvae train vae, for the picture")
     options = parser.parse_args()
     write_table(ROOT / "README.md", json.loads((ROOT / "benchmarks/results/pairs.json").read_text()))

@@ -7,6 +7,7 @@ import pyro
 import pyro.infer
 import pytest
 import torch
+from pyro.optim import Adam  # type: ignore[attr-defined]
 
 import ppvae.data
 from ppvae.build import build
@@ -93,7 +94,7 @@ def _reversed(tensors):
 def _log_p(built, batch, latents):
     conditioned = pyro.condition(built.run_model, data=latents)
     trace = pyro.poutine.trace(conditioned).get_trace(**built.inputs(batch))
-    return sum(s["fn"].log_prob(s["value"]) for s in sample_sites(trace).values())
+    return torch.stack([s["fn"].log_prob(s["value"]) for s in sample_sites(trace).values()]).sum(0)
 
 
 def test_the_model_draws_what_it_scores(case):
@@ -123,8 +124,8 @@ def test_stock_svi_and_predictive_run_on_it_unchanged(case):
     inputs = built.inputs(batch)
     with pyro.get_param_store().scope():
         elbo = pyro.infer.Trace_ELBO(max_plate_nesting=built.pair.plates)
-        svi = pyro.infer.SVI(built.run_model, built.run_guide, pyro.optim.Adam({"lr": 1e-3}), elbo)
-        assert math.isfinite(svi.step(**inputs))
+        svi = pyro.infer.SVI(built.run_model, built.run_guide, Adam({"lr": 1e-3}), elbo)
+        assert math.isfinite(float(svi.step(**inputs)))  # type: ignore[arg-type]
         predictive = pyro.infer.Predictive(built.run_model, guide=built.run_guide, num_samples=2)
         drawn = predictive(**inputs)
     assert drawn

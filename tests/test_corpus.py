@@ -18,6 +18,8 @@ SOUND = sorted((HERE / "sound_pairs").glob("*.py"))
 
 def load(path):
     spec = importlib.util.spec_from_file_location(f"corpus_{path.parent.name}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

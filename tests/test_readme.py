@@ -52,6 +52,8 @@ def test_its_links_lead_somewhere(page):
 
 def test_its_table_is_what_the_committed_record_says():
     spec = importlib.util.spec_from_file_location("readme_script", ROOT / "benchmarks" / "readme.py")
+    assert spec is not None
+    assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     results = json.loads((ROOT / "benchmarks" / "results" / "pairs.json").read_text())
