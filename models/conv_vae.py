@@ -9,8 +9,8 @@ et al. (2017), beta-VAE: Learning Basic Visual Concepts with a Constrained Varia
 Departures:
     1. Kingma & Welling's nets are fully connected; see `vae` for further departures.
     2. One linear layer leads from the code to the first picture, where beta-VAE has two.
-    3. The decoder does not start at the pixels' log-odds, as `vae` does: from there, this one was seen to stay
-       at the best model without a code.
+    3. The decoder does not start at the pixels' log-odds, as `vae` does: from there, this one was seen to
+       stay at the best model without a code.
 
 Not to be confused with a model of pictures of any size: the decoder's linear layer fixes H and W.
 """

@@ -44,7 +44,7 @@ def build(pair: Pair, data: Any = None, seed: int = 0, **sizes: Any) -> Built:
         if name not in known:
             raise UsageError(
                 f"{pair.name or 'the pair'} has no size {name!r}{nearest(name, known) or '.'} "
-                f"It has: {sorted(known) or 'none'}"
+                f"It has: {', '.join(sorted(known)) or 'none'}"
             )
     given = {**pair.sizes, **sizes}
     with torch.random.fork_rng(devices=[]), pyro.settings.context(module_local_params=True):

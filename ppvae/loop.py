@@ -57,12 +57,14 @@ class Loop:
         built = self.built
         built.train()
         self.started, first = time.monotonic() - self.seconds_before, self.step_count
+        self._say(f"training {self.pair.name} by {self.config.estimator}: from step {first} to {self.total}")
         try:
             with Progress(self.total, first, self.config.progress, label=self.pair.name) as progress:
                 while self.step_count < self.total and not self.stopped:
                     self._epoch(self.step_count // self.steps_per_epoch, progress)
             if self.run is not None and self.step_count > first:
                 self.keep()
+            self._say("stopped early" if self.stopped else f"trained: {self.step_count} steps")
         finally:
             if self.run is not None:
                 self.run.close()
@@ -70,6 +72,10 @@ class Loop:
             built.load_state_dict(self.best_state)
         built.eval()
         return Trained(self.pair, built, self.dataset, self.config, self.history, self.run, self.step_count)
+
+    def _say(self, text: str) -> None:
+        if self.run is not None:
+            self.run.log(text)
 
     def _epoch(self, epoch: int, progress: Progress) -> None:
         """The rest of an epoch, or of the training; then validate, and keep a checkpoint."""

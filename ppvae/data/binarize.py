@@ -22,7 +22,9 @@ def binarize(dataset: Dataset, mode: str, seed: int = 0) -> Dataset:
     another mode; DataError for an x that is binary already or no probability.
     """
     if mode not in MODES:
-        raise UsageError(f"no binarization {mode!r}{nearest(mode, MODES)}; use one of {', '.join(MODES)}")
+        raise UsageError(
+            f"no binarization {mode!r}{nearest(mode, MODES) or '.'} There are: {', '.join(MODES)}"
+        )
     if mode == dataset.binarization:
         return dataset
     if dataset.binarization in ("static", "threshold"):

@@ -142,7 +142,8 @@ def _from_path(path: Path) -> Parts:
     if path.suffix or len(path.parts) > 1:
         raise DataError(f"{path} does not exist; give the path of an .npz file or a folder of pictures")
     raise UsageError(
-        f"no data set {str(path)!r}{nearest(str(path), names)}; use one of {', '.join(names)}, or a path"
+        f"no data set {str(path)!r}{nearest(str(path), names) or '.'} There are: {', '.join(names)}; "
+        "your own is found by the path of an .npz file or a folder of pictures"
     )
 
 

@@ -55,7 +55,7 @@ def find_folder(path: Path, root: Path) -> Path:
             raise RunError(f"{place} is a file and no run folder: give the folder of a run")
     names = _runs_of(path.parent) + _runs_of(root)
     longer = [f", did you mean {name!r}?" for name in names if name.startswith(path.name)]
-    hint = [*longer, nearest(path.name, [*names, LATEST])][0]
+    hint = [*longer, nearest(path.name, [*names, LATEST] if names and path.name != LATEST else names)][0]
     raise RunError(f"there is no run {path}{hint or ': ' + _those_of(root)}")
 
 
