@@ -20,7 +20,6 @@ import pyro
 import torch
 
 import ppvae
-from ppvae.config import TrainConfig
 from ppvae.evaluation import evaluate
 from ppvae.registry import names
 from ppvae.training import fit
@@ -31,12 +30,13 @@ KEPT = (
 )  # fmt: skip
 
 
-def measure(name: str, config: TrainConfig) -> dict:
-    """Train one pair with the options that the command line has by default."""
+def measure(name: str, threads: int | None) -> dict:
+    """Train one pair with the options that the command line has by default, its own among them."""
     started = time.monotonic()
-    trained = fit(name, config=config)
+    trained = fit(name, threads=threads, progress=False)
     seconds = time.monotonic() - started
     assert trained.dataset is not None
+    config = trained.config
     results = evaluate(trained.built, trained.dataset, k=config.eval_k, n=config.eval_n)
     return {
         **{key: results[key] for key in KEPT if key in results},
@@ -67,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     results = json.loads(options.out.read_text()) if options.out.exists() else {"pairs": {}}
     for name in options.pairs:
-        entry = measure(name, TrainConfig(threads=options.threads, progress=False))
+        entry = measure(name, options.threads)
         results["pairs"][name] = entry | {"versions": versions(options.threads)}
         print(name, {k: entry[k] for k in ("elbo", "log_likelihood", "train_seconds", "seconds")}, flush=True)
         # Written after each pair: an interrupted run keeps what it has.
