@@ -94,7 +94,7 @@ def test_paths_and_names_that_do_not_exist(tmp_path):
     refused("no.npz", "does not exist; give the path of")
     (tmp_path / "a.pt").write_bytes(b"x")
     refused(tmp_path / "a.pt", "cannot be read; give an .npz or .npy file, or a folder of pictures")
-    refused("mnits", "did you mean 'mnist'?", "use one of digits, mnist", error=UsageError)
+    refused("mnits", "did you mean 'mnist'?", "There are: digits, mnist", error=UsageError)
     refused("qqqqq", "no data set 'qqqqq'; use one of", error=UsageError)
 
 
