@@ -81,17 +81,19 @@ class Built(nn.Module):
                         f"{role} {name!r} is missing from the data, which have {sorted(batch)}: "
                         f"add it, or take it out of Pair({'observed' if role[0] == 'o' else 'conditions'}=)"
                     )
-        model_takes, guide_takes = self._takes["model"], self._takes["guide"]
-        if model_takes is None or guide_takes is None:
+        takes = [names for names in self._takes.values() if names is not None]
+        if not takes:
             return dict(batch)
-        return {name: value for name, value in batch.items() if name in model_takes or name in guide_takes}
+        # A part that takes anything, as autoguides do, gets what the other names.
+        wanted = {*takes[0], *takes[-1], *self.pair.observed, *self.pair.conditions}
+        return {name: value for name, value in batch.items() if name in wanted}
 
     @property
     def vectorize(self) -> bool:
         """Whether particles run all at once; a BatchNorm mixes them in training and knows no leading dims."""
         if self.pair.vectorize is not None:
             return self.pair.vectorize
-        return not any(isinstance(m, _BatchNorm) for m in self.modules())
+        return not mixes_particles(self)
 
     @property
     def enumerated(self) -> tuple[str, ...]:
@@ -141,6 +143,12 @@ class BuiltMethods(Built):
 
     def groups(self) -> dict[str, dict[str, nn.Parameter]]:
         return {"model": {name: p for name, p in self.named_parameters() if p.requires_grad}}
+
+
+def mixes_particles(*parts: Any) -> bool:
+    """Whether there is a BatchNorm, which would take particles for data."""
+    modules = (m for part in parts if isinstance(part, nn.Module) for m in part.modules())
+    return any(isinstance(m, _BatchNorm) for m in modules)
 
 
 def _under(named: Mapping[str, Any], path: str) -> list[str]:

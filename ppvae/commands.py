@@ -55,6 +55,8 @@ def check_pair(
 def train_pair(name: str, config: TrainConfig, resume: str | None) -> None:
     """Train, evaluate, draw pictures, and print where everything is."""
     started = time.monotonic()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)  # evaluation and pictures, too
     run = Run.open(resume, write=True, root=config.out) if resume else None
     trained = fit(name, config=config, save=True, resume=run)
     seconds = time.monotonic() - started

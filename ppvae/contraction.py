@@ -26,19 +26,30 @@ class Factor:
     local: bool
     enum_dim: int | None
     """The dim along which this very site is enumerated."""
+    joint: bool = False
+    """The model has no data: whatever plates there are, all of it is one row."""
+    scaled: bool = False
+    raw: Tensor | None = None
+    """The log-probability without its mask, where the site is enumerated: those sum to one."""
 
     def padded(self, plates: int) -> Tensor:
-        missing = 1 + plates - self.log_prob.dim()
-        return self.log_prob.reshape((1,) * missing + self.log_prob.shape) if missing > 0 else self.log_prob
+        return _padded(self.log_prob, plates)
+
+    def to_rows(self, x: Tensor, plates: int) -> Tensor:
+        """(K, B) for a local factor, (K,) for a global one, (K, 1) for one of a model without data."""
+        if self.joint:
+            return x.sum(tuple(range(-plates, 0))).unsqueeze(-1)
+        dims = tuple(range(-plates, -1)) if self.local else tuple(range(-plates, 0))
+        return x.sum(dims) if dims else x
 
     def reduced(self, plates: int) -> Tensor:
-        """(K, B) for a local factor, (K,) for a global one; only without enumerated dims."""
-        return _to_rows(self.padded(plates), plates, self.local)
+        """The factor by rows; only without enumerated dims."""
+        return self.to_rows(self.padded(plates), plates)
 
 
-def _to_rows(x: Tensor, plates: int, local: bool) -> Tensor:
-    dims = tuple(range(-plates, -1)) if local else tuple(range(-plates, 0))
-    return x.sum(dims) if dims else x
+def _padded(x: Tensor, plates: int) -> Tensor:
+    missing = 1 + plates - x.dim()
+    return x.reshape((1,) * missing + x.shape) if missing > 0 else x
 
 
 def contract(
@@ -76,8 +87,8 @@ def expected(
     if _varies(x, contraction.model_dims):
         return None
     found = {"kl": x}
-    contraction._expect(found, {name: contraction._aligned(q[name]) for name in in_guide})
-    return _to_rows(_drop_left(found["kl"], 1 + plates), plates, factor.local)
+    contraction._expect(found, {})
+    return factor.to_rows(_drop_left(found["kl"], 1 + plates), plates)
 
 
 class _Contraction:
@@ -97,17 +108,31 @@ class _Contraction:
             )
         self.inner = enumerated[0].inner
         self.in_model, self.in_guide = in_model, in_guide
+        dims = (*self.guide_dims, *self.model_dims)
+        for name, factor in [*p.items(), *q.items()]:
+            # A scale belongs outside the sum over c, where it could stand only if all had the same one.
+            if factor.scaled and _varies(factor.log_prob, dims):
+                raise PairError(
+                    f"site {name!r} carries a scale and depends on an enumerated site: write it unscaled, "
+                    "or use pyro:TraceEnum_ELBO"
+                )
 
     def run(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         p = {name: self._aligned(factor) for name, factor in self.p.items()}
         q = {name: self._aligned(factor) for name, factor in self.q.items()}
         for name in self.in_model:
+            # A mask silences what c explains, never c's own law: sum_c p(c) is one in any case.
+            p[name] = self._raw(self.p[name])
             q[name] = torch.zeros_like(p[name])
         self._marginalize(p, q)
         self._expect(p, q)
-        local = {**{n: f.local for n, f in self.q.items()}, **{n: f.local for n, f in self.p.items()}}
-        rows = lambda name, x: _to_rows(_drop_left(x, 1 + self.plates), self.plates, local[name])  # noqa: E731
-        return {n: rows(n, x) for n, x in p.items()}, {n: rows(n, x) for n, x in q.items()}
+        factors = {**self.q, **self.p}
+        kept = 1 + self.plates
+        rows = [
+            {n: factors[n].to_rows(_drop_left(x, kept), self.plates) for n, x in terms.items()}
+            for terms in (p, q)
+        ]
+        return rows[0], rows[1]
 
     def _aligned(self, factor: Factor) -> Tensor:
         """Sum what is conditionally independent given the enumerated sites: plates that they do not lie
@@ -115,6 +140,10 @@ class _Contraction:
         x = factor.padded(self.plates)
         dims = tuple(factor.inner - self.inner)
         return x.sum(dims, keepdim=True) if dims else x
+
+    def _raw(self, factor: Factor) -> Tensor:
+        assert factor.raw is not None
+        return _padded(factor.raw, self.plates)
 
     def _marginalize(self, p: dict[str, Tensor], q: dict[str, Tensor]) -> None:
         """Sum out the sites that only the model enumerates, under their posterior r."""
@@ -138,7 +167,7 @@ class _Contraction:
         dims = self.guide_dims
         if not dims:
             return
-        log_q = sum(q[name] for name in self.in_guide)
+        log_q = sum(self._raw(self.q[name]) for name in self.in_guide)
         assert isinstance(log_q, Tensor)
         weight = log_q.exp()
         for terms in (p, q):

@@ -15,6 +15,16 @@ from torch.distributions import constraints, transform_to
 from ppvae.errors import PairError
 
 
+def key_of(name: str) -> str:
+    """A module's name for a parameter: without dots, and none that a ParameterDict has a method of."""
+    return "@" + name.replace(".", "/")
+
+
+def name_of(key: str) -> str:
+    """The inverse of `key_of`."""
+    return key.removeprefix("@").replace("/", ".")
+
+
 class LocalParams(Messenger):
     """Keeps bare `pyro.param` statements in a module of this fit instead of Pyro's global store."""
 
@@ -29,7 +39,7 @@ class LocalParams(Messenger):
         if msg["fn"] != pyro.get_param_store().get_param:
             return  # the statement of a PyroModule, which keeps its own parameters
         name = msg["name"]
-        key = name.replace(".", "/")
+        key = key_of(name)
         args = (*msg["args"], None)
         if _MODULE_NAMESPACE_DIVIDER in name:  # pyro.module names a parameter that is there: never copy it
             msg["value"] = self._pass_on(key, args[1])

@@ -61,8 +61,8 @@ class _Scoring:
         ]
         self.frame = frames[0] if frames else None
         self.rows = self.frame.size if self.frame else 1
-        subsampled = self.frame is not None and self.frame.full_size not in (None, self.frame.size)
-        full = self.frame.full_size if self.frame is not None and subsampled else None
+        self.subsampled = self.frame is not None and self.frame.full_size not in (None, self.frame.size)
+        full = self.frame.full_size if self.frame is not None and self.subsampled else None
         self.num_data = int(full or num_data or self.rows)
         self.scaled: list[str] = []
 
@@ -95,6 +95,7 @@ class _Scoring:
             order_p=tuple(n for n in self.p_sites if n in self.q_sites),
             order_q=tuple(n for n in self.q_sites if n in self.p_sites),
             joint=joint,
+            subsampled=self.subsampled,
         )
 
     def _check_sites(self, joint: bool) -> None:
@@ -103,6 +104,19 @@ class _Scoring:
                 raise PairError(
                     f"guide site {name!r} is not in the model: rename it to the model's site, delete it, "
                     "or mark it infer={'is_auxiliary': True}"
+                )
+        for name, site in self.q_sites.items():
+            if name in self.p_sites and _plates_of(site) != _plates_of(self.p_sites[name]):
+                raise PairError(
+                    f"latent {name!r} lies in the plates {_named(site)} in the guide and "
+                    f"{_named(self.p_sites[name])} in the model: put it into the same ones"
+                )
+        for name, site in [*self.q_sites.items(), *self.p_sites.items()]:
+            draws = site["infer"].get("num_samples")
+            if _enum_dim(site) is not None and draws:
+                raise PairError(
+                    f"site {name!r} is enumerated by num_samples={draws} draws, which is no sum: "
+                    "leave num_samples out, or use pyro:TraceTMC_ELBO"
                 )
         for name, site in self.p_sites.items():
             known = site["is_observed"] or name in self.q_sites or _enum_dim(site) is not None
@@ -147,9 +161,18 @@ class _Scoring:
                 f"{tuple(value.shape)}, and its {type(fn).__name__} one shape and one support"
             ) from error
         scale = self._inner_scale(name, site)
-        log_prob = scale_and_mask(log_prob, scale, site["mask"])
+        raw, log_prob = log_prob, scale_and_mask(log_prob, scale, site["mask"])
         self._check_shape(name, site, log_prob)
-        return Factor(log_prob, self._inner_dims(site), self._is_local(site), _enum_dim(site))
+        enum_dim = _enum_dim(site)
+        return Factor(
+            log_prob,
+            self._inner_dims(site),
+            self._is_local(site),
+            enum_dim,
+            joint=self.joint,
+            scaled=name in self.scaled,
+            raw=None if enum_dim is None else raw,
+        )
 
     def _inner_scale(self, name: str, site: dict) -> Any:
         """What multiplies the site inside log w: everything but the data plate's N / B, which is ours."""
@@ -230,7 +253,7 @@ class _Scoring:
         )
 
     def _kl(self, p_site: dict | None, q_site: dict | None) -> Tensor | None:
-        if p_site is None or q_site is None or not _same_weight(p_site, q_site):
+        if p_site is None or q_site is None or not _same_scale(p_site, q_site) or _is_delta(q_site["fn"]):
             return None
         # A Bernoulli's KL asks a mask of no dimension for its value, which waits for the device.
         q, p = (fn if fn.batch_shape else fn.expand((1,)) for fn in (q_site["fn"], p_site["fn"]))
@@ -238,8 +261,25 @@ class _Scoring:
             kl = kl_divergence(q, p)
         except NotImplementedError:
             return None
-        kl = scale_and_mask(kl, self._inner_scale(p_site["name"], p_site), q_site["mask"])
-        return expected(Factor(kl, self._inner_dims(q_site), self._is_local(q_site), None), *self.factors)
+        kl = scale_and_mask(kl, self._inner_scale(p_site["name"], p_site), None)
+        masks = [m for m in (p_site["mask"], q_site["mask"]) if m is not None and m is not True]
+        if masks:
+            # The closed form holds where both count; where one counts alone, the sampled terms do.
+            both = torch.as_tensor(masks[0]) & torch.as_tensor(masks[-1])
+            p_factors, q_factors = self.factors[:2]
+            name = p_site["name"]
+            kl = torch.where(both, kl, q_factors[name].log_prob - p_factors[name].log_prob)
+        factor = Factor(kl, self._inner_dims(q_site), self._is_local(q_site), None, joint=self.joint)
+        return expected(factor, *self.factors)
+
+
+def _plates_of(site: dict) -> set[tuple[str, int, int]]:
+    frames = [f for f in site["cond_indep_stack"] if f.vectorized]
+    return {(f.name, f.dim, f.size) for f in frames if f.name != PARTICLE_PLATE}
+
+
+def _named(site: dict) -> str:
+    return ", ".join(sorted(f"{name!r} at dim {dim}" for name, dim, _ in _plates_of(site))) or "none"
 
 
 def _enum_dim(site: dict) -> int | None:
@@ -249,9 +289,14 @@ def _enum_dim(site: dict) -> int | None:
     return site["infer"].get("_enumerate_dim")
 
 
-def _same_weight(p_site: dict, q_site: dict) -> bool:
-    """Whether log p and log q are scaled and masked alike, without reading a tensor."""
-    scales, masks = (p_site["scale"], q_site["scale"]), (p_site["mask"], q_site["mask"])
-    known = not any(isinstance(scale, Tensor) for scale in scales)
-    alike = scales[0] == scales[1] if known else all(isinstance(scale, Tensor) for scale in scales)
-    return alike and (masks[0] is None) == (masks[1] is None)
+def _same_scale(p_site: dict, q_site: dict) -> bool:
+    """Whether log p and log q are scaled alike, without reading a tensor: tensors must be the same object."""
+    a, b = p_site["scale"], q_site["scale"]
+    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
+
+
+def _is_delta(fn: Any) -> bool:
+    """A point with a density of its own (an autoguide's transformed draw): its KL is no integral over q."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return type(fn).__name__ == "Delta"

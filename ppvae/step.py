@@ -20,6 +20,7 @@ from ppvae.config import TrainConfig
 from ppvae.errors import PairError, UsageError
 from ppvae.estimators.base import Estimator
 from ppvae.estimators.gradients import group_gradients
+from ppvae.local_params import name_of
 
 
 def make_optimizer(
@@ -95,23 +96,23 @@ class PyroStep:
         self.store = pyro.get_param_store()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.svi: pyro.infer.SVI | None = None
+        self.scale = 1
         with self.store.scope() as self.scope:
             for key, unconstrained in built.params.items():
                 # As PyroModule does it: the store holds the very parameter, which is then trained in place.
-                name = key.replace("/", ".")
+                name = name_of(key)
                 self.store._constraints[name] = built._local.constraints[key]
                 self.store._params[name] = unconstrained
                 self.store._param_to_name[unconstrained] = name
 
     def __call__(self, batch: Mapping[str, Tensor], knobs: Mapping[str, Tensor], lr_factor: float = 1.0):
         inputs = self.built.inputs(batch)
-        rows = len(next(iter(inputs.values()))) if inputs else 1
         with self.store.scope(self.scope):
             if self.svi is None:
-                self.svi = self._make(inputs, rows)
+                self.svi = self._make(inputs, len(next(iter(inputs.values()))) if inputs else 1)
             self._set_lr(self.config.lr * lr_factor)
             loss: Any = self.svi.step(**inputs)
-        mean = torch.as_tensor(loss) / rows
+        mean = torch.as_tensor(loss) / self.scale
         return {"loss": mean, "elbo": -mean}
 
     def _set_lr(self, lr: float) -> None:
@@ -134,7 +135,7 @@ class PyroStep:
             )
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             terms = self.built.score(inputs)
-        if inputs and terms.has_global:
+        if inputs and terms.has_global and not terms.subsampled:
             raise PairError(
                 "engine=pyro would weigh global latents by the batch, not by all data: use engine=eager"
             )
@@ -142,9 +143,11 @@ class PyroStep:
             raise PairError(
                 f"engine=pyro would leave out the penalty {min(terms.penalties)!r}: use engine=eager"
             )
-        # Pyro's loss is a sum over the batch: eps and decay as many times larger make Adam's steps the same.
-        decay = self.config.weight_decay * rows
-        options = {"lr": self.config.lr, "weight_decay": decay, "eps": 1e-8 * rows}
+        # Pyro's loss is a sum, over the batch or over the N that a subsampled plate stands for: eps and decay
+        # as many times larger make Adam's steps the same.
+        self.scale = terms.num_data if terms.subsampled else rows
+        decay = self.config.weight_decay * self.scale
+        options = {"lr": self.config.lr, "weight_decay": decay, "eps": 1e-8 * self.scale}
         optimizer = pyro.optim.Adam(options)  # type: ignore
         elbo = pyro.infer.Trace_ELBO(
             num_particles=self.particles,

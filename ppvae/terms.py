@@ -73,6 +73,8 @@ class Terms:
     order_q: tuple[str, ...] = ()
     joint: bool = False
     """True for a model without data: the one row is the whole model."""
+    subsampled: bool = False
+    """Whether the model's own data plate says N and takes the batch for a sample of them."""
 
     def of(self, *kinds: Kind) -> list[Site]:
         return [site for site in self.sites.values() if site.kind in kinds]

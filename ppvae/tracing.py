@@ -15,7 +15,7 @@ from ppvae.errors import PairError
 from ppvae.terms import Penalty
 
 DATA_PLATE = "data"
-PARTICLE_PLATE = "particles"
+PARTICLE_PLATE = "_ppvae_particles"
 
 
 def run(
@@ -51,6 +51,11 @@ def _check_proposals(guide_trace) -> None:
         if site["is_observed"] and not is_factor(site):
             raise PairError(
                 f"guide site {name!r} is observed: remove obs= there, a guide only proposes latents"
+            )
+        if is_factor(site) and "has_rsample" not in site["fn"].__dict__:
+            raise PairError(
+                f"guide factor {name!r} does not say whether it is differentiated through draws: "
+                "write pyro.factor(..., has_rsample=True), or False"
             )
 
 

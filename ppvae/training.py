@@ -66,8 +66,13 @@ def fit(
         raise UsageError(
             f"{config.estimator} has no beta that kl_warmup could raise: leave it out, or use elbo"
         )
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    with _threads(config.threads):
+        return _fit(pair, data, objective, config, run, save)
+
+
+def _fit(
+    pair: Pair | str, data: Any, objective: Estimator, config: TrainConfig, run: Run | None, save: bool
+) -> Trained:
     found, built, dataset = prepare(pair, data, config)
     if config.check:
         check_pair(found, dataset, built=built, seed=config.seed).raise_if_broken()
@@ -124,6 +129,16 @@ def _about(pair: Pair | str, found: Pair, dataset: Dataset | None, data: Any) ->
         }
         about |= {"data": str(data)} if named else {}
     return about
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def test_bare_params_live_in_the_pair_and_not_in_pyros_store():
     _, found = loss_and_gradients(ELBO(), one, ones(4))
     loss_and_gradients(ELBO(), two, ones(4))
     assert dict(pyro.get_param_store()) == {}
-    assert set(dict(one.named_parameters())) == {"params.loc", "params.q/scale"}
+    assert set(dict(one.named_parameters())) == {"params.@loc", "params.@q/scale"}
     # The first call makes the parameters, so the gradient of that very call is there.
     assert all(p.requires_grad for p in one.parameters())
     assert set(found) == set(dict(one.named_parameters()))
@@ -93,8 +93,8 @@ def test_bare_params_live_in_the_pair_and_not_in_pyros_store():
         torch.manual_seed(0)
         assert one.score(ones(4)).sites["z"].q.scale[0].item() == pytest.approx(0.8)
     with torch.no_grad():
-        one.params["loc"].fill_(9.0)
-    assert two.params["loc"] == 0.5
+        one.params["@loc"].fill_(9.0)
+    assert two.params["@loc"] == 0.5
 
 
 def test_a_bare_param_without_a_start_is_an_error():
@@ -134,7 +134,7 @@ def test_the_tutorials_class_runs_as_it_is(estimator):
     _, found = loss_and_gradients(estimator, built, batch)
     # pyro.module names the parameters that are there: no copies, which would never train.
     owned = {"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"}
-    assert set(dict(built.named_parameters())) == {*(f"module.{n}" for n in owned), "params.widen"}
+    assert set(dict(built.named_parameters())) == {*(f"module.{n}" for n in owned), "params.@widen"}
     assert all(g.abs().sum() > 0 for g in found.values())
     assert set(before) == set(built.state_dict())
     assert dict(pyro.get_param_store()) == {}

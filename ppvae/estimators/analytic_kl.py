@@ -13,8 +13,9 @@ class AnalyticKL(ELBO):
     """L(x) = E_q[log p(x | z)] - sum_sites E_q[KL(q(z_i | parents), p(z_i | parents))].
 
     Lower bound; unbiased; usually, not always, of lower variance than the sampled ratio. Sites whose KL has
-    no closed form keep log p - log q. Needs guide and model to draw the latents in one order: otherwise a
-    site's prior depends on a draw that itself depends on the site, and the closed form is biased.
+    no closed form, or that are points (Delta), keep log p - log q, as does what guide and model mask
+    differently. Needs guide and model to draw the latents in one order: otherwise a site's prior depends on a
+    draw that itself depends on the site, and the closed form is biased.
 
     Knobs: `beta`, `free_bits` as in `elbo`. Reference: Kingma & Welling (2014), appendix B.
     """

@@ -15,7 +15,8 @@ class ELBO(Estimator):
     """L(x) = E_q[log p(x, z) - log q(z | x)], by the mean of K draws.
 
     Lower bound; unbiased, value and gradient; variance ~ 1/K. Reparameterized latents are differentiated
-    through their draws; others by the score function, grad log q(z | x) (log w), per datum (no baseline).
+    through their draws; others by the score function, grad log q(z | x) (log w), per datum (no baseline;
+    global latents must not be drawn given local ones).
     Global latents enter once, divided by the number of data N.
 
     Knobs: `beta` weighs the rate in what is optimized, distortion + beta * rate (Higgins et al. 2017; a

@@ -21,7 +21,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppvae.built import Built
+from ppvae.built import Built, mixes_particles
 from ppvae.errors import PairError, UsageError, nearest
 from ppvae.estimators.base import Estimator, Knobs
 from ppvae.estimators.gradients import with_gradients
@@ -64,6 +64,7 @@ class AsPyro(PyroELBO):
             particles=self.estimator.particles,
             plates=int(self.max_plate_nesting),
             enumerated=self.enumerated,
+            vectorize=not mixes_particles(model, guide),
         )
         self.estimator.refuse(terms)
         further = frozenset(p.group for p in terms.penalties.values() if p.group)
@@ -100,21 +101,19 @@ class PyroLoss(Estimator):
             )
         self.name, self.options = name, options
         keep_own_parameters(*options.values())  # of the kernel of Trace_MMD
-        self._losses: dict[int, Any] = {}
-        self._seen: weakref.WeakKeyDictionary[Built, bool] = weakref.WeakKeyDictionary()
-        """Whether a pair has global latents: found on its first batch."""
+        self._losses: dict[tuple[int, bool], Any] = {}
+        self._seen: weakref.WeakKeyDictionary[Built, tuple[bool, bool, int]] = weakref.WeakKeyDictionary()
+        """Whether a pair has global latents, subsamples its data, and its N: found on its first batch."""
 
-    def _loss(self, plates: int) -> Any:
+    def _loss(self, plates: int, vectorize: bool) -> Any:
         # max_plate_nesting is said, never guessed: guessing draws random numbers on the first call.
-        if plates not in self._losses:
+        if (plates, vectorize) not in self._losses:
             cls = getattr(pyro.infer, self.name)
             options = {
                 "num_particles": self.particles,
                 "max_plate_nesting": plates,
-                "vectorize_particles": True,
+                "vectorize_particles": vectorize and self.particles > 1,
             }
-            if self.name == "TraceTailAdaptive_ELBO" or self.particles == 1:
-                options["vectorize_particles"] = self.particles > 1
             if not issubclass(cls, PyroELBO):  # EnergyDistance counts its plate of particles itself
                 options.pop("vectorize_particles")
                 options["max_plate_nesting"] = plates + 1
@@ -123,10 +122,10 @@ class PyroLoss(Estimator):
                     "pyro:TraceTailAdaptive_ELBO needs two particles or more: write particles=10"
                 )
             try:
-                self._losses[plates] = cls(**{**options, **self.options})
+                self._losses[plates, vectorize] = cls(**{**options, **self.options})
             except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
                 raise UsageError(f"pyro:{self.name} with particles={self.particles}: {error}") from error
-        return self._losses[plates]
+        return self._losses[plates, vectorize]
 
     def estimate(self, built: Built, batch: Mapping[str, Tensor], knobs: Knobs | None = None) -> Objective:
         inputs = built.inputs(batch)
@@ -136,10 +135,12 @@ class PyroLoss(Estimator):
                 terms = built.score(batch, 1)
             if terms.penalties:
                 raise PairError("Pyro's losses pass penalties by: use elbo for a pair that has some")
-            self._seen[built] = terms.has_global
+            self._seen[built] = (terms.has_global, terms.subsampled, terms.num_data)
+        has_global, subsampled, full = self._seen[built]
         rows = len(next(iter(inputs.values()))) if inputs else 1
-        num_data = (built.num_data or rows) if self._seen[built] else rows
-        scale = num_data / rows
+        # A model that subsamples its own data plate scales by itself, and its loss is a sum over N.
+        num_data = full if subsampled else (built.num_data or rows) if has_global else rows
+        scale = 1.0 if subsampled else num_data / rows
         model = _scaled(_configured(built.run_model, built), scale)
         guide = _scaled(_configured(_touched(built.run_guide), built), scale)
         parameters = [p for p in built.parameters() if p.requires_grad]
@@ -147,7 +148,7 @@ class PyroLoss(Estimator):
         for p in parameters:
             p.grad = None
         with built.local():
-            value = _loss_and_grads(self._loss(built.pair.plates), model, guide, inputs)
+            value = _loss_and_grads(self._loss(built.pair.plates, built.vectorize), model, guide, inputs)
         if isinstance(value, tuple):  # wake-sleep: (wake theta, wake phi)
             value = value[0]
         found = [(p, p.grad / num_data) for p in parameters if p.grad is not None]

@@ -95,7 +95,7 @@ def test_paths_and_names_that_do_not_exist(tmp_path):
     (tmp_path / "a.pt").write_bytes(b"x")
     refused(tmp_path / "a.pt", "cannot be read; give an .npz or .npy file, or a folder of pictures")
     refused("mnits", "did you mean 'mnist'?", "There are: digits, mnist", error=UsageError)
-    refused("qqqqq", "no data set 'qqqqq'; use one of", error=UsageError)
+    refused("qqqqq", "no data set 'qqqqq'. There are:", error=UsageError)
 
 
 # --- folders of pictures ---------------------------------------------------------------------------
