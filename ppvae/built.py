@@ -81,6 +81,12 @@ class Built(nn.Module):
                         f"{role} {name!r} is missing from the data, which have {sorted(batch)}: "
                         f"add it, or take it out of Pair({'observed' if role[0] == 'o' else 'conditions'}=)"
                     )
+        model_takes = self._takes["model"]
+        if "mask" in batch and model_takes is not None and "mask" not in model_takes:
+            raise PairError(
+                "the data have missing values and the model takes no mask, it would score them as zeros: "
+                "take mask= in the model and the guide, or leave those rows out"
+            )
         takes = [names for names in self._takes.values() if names is not None]
         if not takes:
             return dict(batch)
@@ -147,7 +153,8 @@ class BuiltMethods(Built):
 
 def mixes_particles(*parts: Any) -> bool:
     """Whether there is a BatchNorm, which would take particles for data."""
-    modules = (m for part in parts if isinstance(part, nn.Module) for m in part.modules())
+    owners = [getattr(part, "__self__", part) for part in parts]  # of a method: its module
+    modules = (m for owner in owners if isinstance(owner, nn.Module) for m in owner.modules())
     return any(isinstance(m, _BatchNorm) for m in modules)
 
 

@@ -210,7 +210,9 @@ def _recipe(argv: list[str], own: Mapping[str, Any]) -> TrainConfig:
     from ppvae.runs import CONFIG, Run
 
     root = Path(given["--out"] or TrainConfig().out)
-    return read_recipe(Run.open(given["--resume"], root=root).path / CONFIG)
+    found = read_recipe(Run.open(given["--resume"], root=root).path / CONFIG)
+    # The run's own number of steps would win over the epochs that are asked for.
+    return found if _given(argv, "--epochs") is None else dataclasses.replace(found, steps=None)
 
 
 def _given(argv: list[str], option: str) -> str | None:

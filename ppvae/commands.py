@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from ppvae import plots, registry, scaffold
 from ppvae.config import TrainConfig
 from ppvae.data import load as load_data
 from ppvae.data import names as data_names
-from ppvae.errors import PPVAEError, UsageError
+from ppvae.errors import PPVAEError, RunError, UsageError
 from ppvae.evaluation import evaluate, evaluating
 from ppvae.linter import check
 from ppvae.runs import Run
@@ -22,6 +25,17 @@ from ppvae.trained import Trained, load
 from ppvae.training import fit
 
 console = Console(highlight=False)
+
+
+@contextlib.contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Inside, a warning is one line on stderr, without the line of code that it came from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"ppvae: warning: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def list_pairs() -> None:
@@ -52,6 +66,7 @@ def check_pair(
     return 0 if report.ok else 1
 
 
+@_one_line_warnings()
 def train_pair(name: str, config: TrainConfig, resume: str | None) -> None:
     """Train, evaluate, draw pictures, and print where everything is."""
     started = time.monotonic()
@@ -70,10 +85,20 @@ def _evaluated(trained: Trained, config: TrainConfig) -> dict[str, Any] | None:
     assert trained.run is not None
     split = "test" if trained.dataset.test is not None and len(trained.dataset.test) else "train"
     results = evaluate(trained.built, trained.dataset, k=config.eval_k, n=config.eval_n, split=split)
+    return _shown_and_written(trained, results)
+
+
+def _shown_and_written(trained: Trained, results: dict[str, Any]) -> dict[str, Any]:
+    """The table first: a disk that is full does not take what took minutes."""
+    assert trained.run is not None
+    results = {**results, "step": trained.step}
+    console.print(results_table(trained, results))
+    console.print(f"parameters of step {trained.step}")
     trained.run.write_json("evaluation.json", results)
     return results
 
 
+@_one_line_warnings()
 def evaluate_run(path: Path, *, k: int, n: int, split: str, seed: int, pair: str | None, device: str) -> None:
     """Score a run and write its evaluation.json."""
     trained = load(path, pair=pair, device=device)
@@ -81,11 +106,11 @@ def evaluate_run(path: Path, *, k: int, n: int, split: str, seed: int, pair: str
         raise UsageError(f"pair {trained.pair.name!r} has no data: there is nothing to evaluate it on")
     results = evaluate(trained.built, trained.dataset, k=k, n=n, split=split, seed=seed)
     assert trained.run is not None
-    trained.run.write_json("evaluation.json", results)
-    console.print(results_table(trained, results))
+    _shown_and_written(trained, results)
     console.print(f"written: {trained.run.path / 'evaluation.json'}", soft_wrap=True)
 
 
+@_one_line_warnings()
 def sample_run(path: Path, *, n: int, seed: int, pair: str | None, device: str) -> None:
     """Draw grids of samples and reconstructions into the run's figures folder."""
     if n < 1:
@@ -109,13 +134,26 @@ def draw_figures(trained: Trained, n: int = 64, seed: int = 0) -> list[Path]:
     """Samples, reconstructions and curves as PNG; pictures as grids, vectors as scatter plots."""
     assert trained.run is not None
     folder = trained.run.path / "figures"
-    folder.mkdir(exist_ok=True)
     written = []
-    with evaluating(trained.built, seed):
-        written += _sample_figures(trained, folder, n)
-    if trained.history:
-        written.append(plots.curves(trained.history, folder / "curves.png"))
+    with _writing_to(folder):
+        folder.mkdir(exist_ok=True)
+        with evaluating(trained.built, seed):
+            written += _sample_figures(trained, folder, n)
+        if trained.history:
+            bound = trained.pair.bound != "none"
+            written.append(plots.curves(trained.history, folder / "curves.png", bound=bound))
     return written
+
+
+@contextlib.contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where, why = error.filename or folder, error.strerror or error
+        raise RunError(
+            f"{where} cannot be written ({why}): free space, or allow it, then ppvae sample {folder.parent}"
+        ) from error
 
 
 def _sample_figures(trained: Trained, folder: Path, n: int) -> list[Path]:
@@ -130,25 +168,30 @@ def _sample_figures(trained: Trained, folder: Path, n: int) -> list[Path]:
     x = batch[field]
     rows = len(x) if conditions else n
     pictures = x.dim() == 4 and x.shape[1] in (1, 3)
+    title = "p(x | z) for z ~ p(z)" if pictures else None
+    if pair.bound == "none":
+        title = "decoded draws of N(0, I): this model has no prior"
 
     def samples() -> Path:
         drawn = trained.generate(rows, mean=pictures, **conditions).cpu()
         path = folder / "samples.png"
         if pictures:
-            return plots.image_grid(drawn, path, title="p(x | z) for z ~ p(z)")
-        return plots.pairs_scatter(_vectors(x), _vectors(drawn), path)
+            return plots.image_grid(drawn, path, title=title)
+        return plots.pairs_scatter(_vectors(x), _vectors(drawn), path, title=title)
 
     def reconstructions() -> Path:
         drawn = trained.reconstruct(**batch).cpu()  # type: ignore[arg-type]
         path = folder / "reconstructions.png"
         if pictures:
             return plots.reconstruction_grid(x[:32], drawn[:32], path)
-        return plots.pairs_scatter(_vectors(x), _vectors(drawn), path)
+        return plots.pairs_scatter(_vectors(x), _vectors(drawn), path, label="reconstructed")
 
     written = []
     for draw in (samples, reconstructions):
         try:
             written.append(draw())
+        except OSError:
+            raise
         except Exception as error:  # a model may not be able to; what is trained and measured stays
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             console.print(f"no {draw.__name__}: {reason}", style="yellow", soft_wrap=True)
@@ -165,9 +208,10 @@ def results_table(trained: Trained, results: dict[str, Any]) -> Table:
         "quantity", "value", "unit", title=f"{trained.pair.name} on {results['data']} ({results['split']})"
     )
     k, n = results["k"], results["n"]
+    others = ", a sample of the elbo's" if n != results["n_elbo"] else ""
     rows = [
         ("elbo", "elbo", f"nats per datum, {results['n_elbo']} data"),
-        ("log p(x)", "log_likelihood", f"nats per datum, K = {k}, {n} data"),
+        ("log p(x)", "log_likelihood", f"nats per datum, K = {k}, {n} data{others}"),
         ("bits per dimension", "bits_per_dim", f"bits, K = {k}, {n} data"),
         ("rate", "rate", "nats per datum"),
         ("distortion", "distortion", "nats per datum"),
@@ -181,16 +225,19 @@ def results_table(trained: Trained, results: dict[str, Any]) -> Table:
             table.add_row(label, str(value), unit)
         else:
             digits = 4 if key == "bits_per_dim" else 2
-            table.add_row(
-                label, f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else ""), unit
-            )
+            spread = "" if error is None else f" ± {_number(error, digits)}"
+            table.add_row(label, _number(value, digits) + spread, unit)
     return table
+
+
+def _number(value: float, digits: int) -> str:
+    """Four digits where there are more than six before the point; zero has no sign."""
+    text = f"{value:.4g}" if abs(value) > 1e6 else f"{value:.{digits}f}"
+    return text if text.strip("-0.") else text.lstrip("-")
 
 
 def _summary(trained: Trained, results: dict[str, Any] | None, seconds: float) -> None:
     assert trained.run is not None
-    if results is not None:
-        console.print(results_table(trained, results))
     took = f"{trained.step} steps in {seconds:.0f} s"
     if results is not None:
         took += f", evaluated in {results['seconds']:.0f} s (± is the standard error of the mean)"

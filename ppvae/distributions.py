@@ -310,6 +310,11 @@ class Likelihood:
         """Raises DataError, with what to do, unless every number of x is a possible value. Reads from the
         device."""
         if not bool(KINDS[self.word].holds(x).all()):
+            if self.word in ("bernoulli", "discretized_logistic") and bool(((x < 0) | (x > 1)).any()):
+                raise DataError(
+                    f"values outside [0, 1] have no probability under a {self.word} likelihood: "
+                    "use likelihood=gaussian"
+                )
             raise DataError(KINDS[self.word].refusal)
 
     def start(self, x_mean: Tensor) -> Tensor:

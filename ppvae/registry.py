@@ -53,8 +53,14 @@ def find(name: str | Pair) -> Pair:
 
 def source_hash(name: str) -> str | None:
     """SHA-256 of the file that defines a pair given by its place; None for a built-in pair."""
-    place, _, _ = name.rpartition(":")
-    path = Path(place or name)
+    place, colon, _ = name.rpartition(":")
+    path = Path(place or name).expanduser()
+    if path.suffix != ".py":
+        try:
+            spec = importlib.util.find_spec(place) if colon else None
+        except (ImportError, ValueError):
+            return None
+        path = Path(spec.origin) if spec is not None and spec.origin else path
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix == ".py" and path.is_file() else None
 
 
@@ -76,7 +82,7 @@ def _from_place(text: str) -> Pair:
 def _checked(pair: object, text: str, name: str) -> Pair:
     if not isinstance(pair, Pair):
         raise UsageError(
-            f"{text} is a {type(pair).__name__}, not a ppvae.Pair: write {name} = Pair(model=..., guide=...)"
+            f"{text} is a {type(pair).__name__}, not a ppvae.Pair: write PAIR = Pair(model=..., guide=...)"
         )
     return pair if pair.name else dataclasses.replace(pair, name=name)
 
@@ -96,15 +102,26 @@ def _import_file(place: str) -> ModuleType:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
+    except SystemExit as stop:
+        del sys.modules[module_name]
+        raise _exits(place, stop) from None
     except BaseException:
         del sys.modules[module_name]
         raise
     return module
 
 
+def _exits(place: str, stop: SystemExit) -> UsageError:
+    return UsageError(
+        f"{place} exits when it is imported ({stop.code!r}): put what runs under if __name__ == '__main__'"
+    )
+
+
 def _import_module(place: str) -> ModuleType:
     try:
         return importlib.import_module(place)
+    except SystemExit as stop:
+        raise _exits(place, stop) from None
     except ModuleNotFoundError as error:
         raise UsageError(
             f"cannot import {place!r} ({error}): is it installed, and spelt module:PAIR?"

@@ -69,6 +69,8 @@ def go_on(loop: Loop, run: Run, about: dict[str, Any]) -> None:
     loop.step_count, loop.seconds_before, loop.run = int(state["step"]), state["seconds"], run
     loop.step.validated = True
     _trim_metrics(loop, run)
+    # What may change on the way is recorded, so that the next resume goes on to the same end.
+    run.record({**run.config, **loop.config.to_dict(), **about})
 
 
 def _trim_metrics(loop: Loop, run: Run) -> None:
@@ -86,6 +88,7 @@ def _trim_metrics(loop: Loop, run: Run) -> None:
 
 
 def _same_length(loop: Loop, run: Run, state: dict[str, Any]) -> None:
+    done = state["step"] >= state["total"]
     if state["stopped"]:
         raise RunError(
             f"run {run.path} stopped early, after {loop.config.patience} epochs without a better "
@@ -99,7 +102,8 @@ def _same_length(loop: Loop, run: Run, state: dict[str, Any]) -> None:
     if loop.config.schedule != "constant" and state["total"] != loop.total:
         raise RunError(
             f"run {run.path} has schedule={loop.config.schedule} over {state['total']} steps, not "
-            f"{loop.total}: leave --epochs and --steps out to go on"
+            f"{loop.total}: "
+            + ("it is complete, start a new run" if done else "leave --epochs and --steps out to go on")
         )
 
 

@@ -52,6 +52,8 @@ class Trained:
     @torch.no_grad()
     def generate(self, n: int = 16, *, mean: bool = True, **conditions: Tensor) -> Tensor:
         """n draws of the first observed field: the mean of p(x | z) for z ~ p(z), or draws of x."""
+        if not isinstance(n, int) or n < 1:
+            raise UsageError(f"n={n!r}: draw 1 or more")
         return self._decode(self.built.run_model, {"n": n, **self._moved(conditions)}, mean)
 
     @torch.no_grad()
@@ -92,8 +94,18 @@ class Trained:
         return stack
 
     def _moved(self, batch: dict[str, Any]) -> dict[str, Any]:
-        device = self.built.device
-        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        """Tensors on the pair's device and in its type; arrays become tensors."""
+        device, dtype = self.built.device, self.built.dtype
+        moved = {k: v if v is None else torch.as_tensor(v).to(device) for k, v in batch.items()}
+        for name, value in moved.items():
+            if value is not None and value.is_floating_point():
+                if not bool(value.isfinite().all()):
+                    raise UsageError(
+                        f"{name} has values that are not finite: put 0 there, and pass mask=, True where "
+                        "observed"
+                    )
+                moved[name] = value.to(dtype)
+        return moved
 
 
 def _mean_of(distribution: Any, value: Tensor) -> Tensor:

@@ -59,6 +59,8 @@ def fit(
         config = (
             TrainConfig.from_dict(dict(find(pair).train)) if run is None else TrainConfig.from_run(run.config)
         )
+    if run is not None and "epochs" in options:
+        options = {"steps": None, **options}  # the run's own number of steps would win over it
     config = dataclasses.replace(config, **_known(options))
     objective = find_estimator(config.estimator if estimator is None else estimator)
     config = dataclasses.replace(config, estimator=spelled(objective))

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import nn
 from torch.distributions import constraints
@@ -16,7 +17,9 @@ from ppvae import registry
 from ppvae.build import build
 from ppvae.errors import PairError, UsageError
 from ppvae.estimators import ELBO, IWAE
+from ppvae.local_params import key_of, name_of
 from ppvae.pair import Pair
+from ppvae.training import fit
 from tests.toys import MLP, MLP_VAE, Encoder, bits, dataset, gaussian_model, loss_and_gradients, made, ones
 
 
@@ -69,6 +72,25 @@ def test_fields_are_picked_and_missing_ones_named():
         built.inputs({"y": torch.zeros(3)})
 
 
+@pytest.mark.parametrize("auto", [AutoNormal, AutoDiagonalNormal, AutoDelta])
+def test_an_autoguide_gets_what_the_model_takes(auto):
+    """Labels that the model does not know stay away from a guide that takes anything."""
+
+    def model(x=None, *, n=None):
+        mu = pyro.sample("mu", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("data", n if x is None else len(x), dim=-1):
+            return pyro.sample("x", dist.Normal(mu.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+    built = build(Pair(model=model, guide=auto, data=None))
+    batch = {"x": torch.full((4, 1), 2.0), "y": torch.zeros(4, dtype=torch.long)}
+    assert set(built.inputs(batch)) == {"x"}
+    built.score(batch)
+    _, found = loss_and_gradients(ELBO(), built, batch)
+    assert all(g.abs().sum() > 0 for g in found.values())
+    trained = fit(built.pair, batch, steps=3, batch=2, check=False, progress=False)
+    assert trained.step == 3
+
+
 # Bare parameters.
 
 
@@ -95,6 +117,28 @@ def test_bare_params_live_in_the_pair_and_not_in_pyros_store():
     with torch.no_grad():
         one.params["@loc"].fill_(9.0)
     assert two.params["@loc"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["values", "keys", "training", "a.b", "@a"])
+def test_a_bare_param_may_have_any_name(name):
+    """Also that of a method of the ParameterDict that keeps it."""
+
+    def guide(x, *, n=None):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(pyro.param(name, torch.tensor(0.5)), 1.0))
+
+    built = build(Pair(model=gaussian_model, guide=guide, data=None))
+    for _ in range(2):
+        _, found = loss_and_gradients(ELBO(), built, ones(4))
+    assert len(found) == 1
+    assert all(g.abs() > 0 for g in found.values())
+    assert {name_of(key) for key in built.params} == {name}
+    twin = build(Pair(model=gaussian_model, guide=guide, data=None))
+    twin.score(ones(4))
+    with torch.no_grad():
+        twin.params[key_of(name)].fill_(2.0)
+    built.load_state_dict(twin.state_dict())
+    assert float(built.params[key_of(name)].detach()) == 2.0
 
 
 def test_a_bare_param_without_a_start_is_an_error():

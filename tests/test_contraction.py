@@ -4,6 +4,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -11,10 +12,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
 
+from ppvae.build import build
 from ppvae.contraction import Factor, contract
 from ppvae.errors import PairError
-from ppvae.estimators import ELBO, IWAE, AnalyticKL
+from ppvae.estimators import ELBO, IWAE, AnalyticKL, AsPyro
+from ppvae.evaluation.importance import log_likelihood
+from ppvae.pair import Pair
 from ppvae.scoring import score
 from tests.test_proof_pairs import make
 
@@ -242,3 +248,160 @@ def test_factors_reduce_to_rows():
     )
     close(log_p["a"], x.sum(1))
     close(log_p["b"], x.sum((1, 2)))
+
+
+# Masks, scales, and what is no sum.
+
+
+def padded(where: str, masked: str, mask, loc, logits, probe):
+    """z per datum, c and x per word, of which some are padding; (model, guide), c summed in one of them."""
+    words, rows = mask.shape
+    over_c = mask if masked != "x" else True
+    over_x = mask if masked != "c" else True
+
+    def model(x):
+        with pyro.plate("data", rows, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            with pyro.plate("words", words, dim=-2):
+                with poutine.mask(mask=over_c):
+                    c = pyro.sample("c", dist.Categorical(logits=logits))
+                with poutine.mask(mask=over_x):
+                    pyro.sample("x", dist.Normal(loc[c] + z, 0.7), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", rows, dim=-1):
+            pyro.sample("z", dist.Normal(x.mean(0), 0.8))
+            if where == "guide":
+                with pyro.plate("words", words, dim=-2), poutine.mask(mask=over_c):
+                    pyro.sample("c", dist.Categorical(logits=probe))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize("masked", ["both", "c", "x"])
+@pytest.mark.parametrize("where", ["model", "guide"])
+def test_padded_words_equal_pyros(where, masked, particles):
+    """Exact to 1e-9, value and gradient, one seed: TraceEnum_ELBO on padded words, that is with a mask on c,
+    on x, or on both."""
+    x, mask = torch.randn(4, 5), torch.rand(4, 5) < 0.6
+    leaves = [torch.randn(*shape, requires_grad=True) for shape in ((3,), (3,), (4, 5, 3))]
+    model, guide = padded(where, masked, mask, *leaves)
+    used = leaves if where == "guide" else leaves[:2]
+    ours = AsPyro(ELBO(particles=particles), plates=2, enumerated=("c",))
+    theirs = TraceEnum_ELBO(particles, max_plate_nesting=2, vectorize_particles=particles > 1)
+
+    def parallel(fn):
+        def config(site) -> Any:
+            return {"enumerate": "parallel"} if site["name"] == "c" else {}
+
+        return poutine.infer_config(fn, config)
+
+    torch.manual_seed(1)
+    wanted = theirs.differentiable_loss(parallel(model), parallel(guide), x)
+    torch.manual_seed(1)
+    found = ours.differentiable_loss(model, guide, x)
+    close(found, wanted)
+    for mine, pyros in zip(torch.autograd.grad(found, used), torch.autograd.grad(wanted, used), strict=True):
+        close(mine, pyros)
+
+
+def padded_words(x=None, *, mask=None, n=None):
+    rows = len(mask) if x is None else len(x)
+    with pyro.plate("data", rows, dim=-1), pyro.plate("words", 4, dim=-2), poutine.mask(mask=mask.T):
+        c = pyro.sample("c", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])))
+        pyro.sample("x", dist.Normal(2.0 * c, 1.0), obs=None if x is None else x.T)
+
+
+def no_guide(x, *, mask=None, n=None):
+    """Proposes nothing."""
+
+
+def test_padding_does_not_lift_a_bound_above_the_evidence():
+    """Exact to 1e-9: with nothing left to draw, elbo, iwae and importance sampling are the log evidence of
+    the words that are there."""
+    batch = {"x": torch.randn(6, 4), "mask": torch.arange(4) < torch.arange(6).unsqueeze(-1)}
+    each = dist.Normal(2.0 * torch.arange(3), 1.0).log_prob(batch["x"].unsqueeze(-1))
+    each = (each + torch.tensor([0.2, 0.3, 0.5]).log()).logsumexp(-1)
+    evidence = (each * batch["mask"]).sum(-1)
+    pair = Pair(
+        model=padded_words,
+        guide=no_guide,
+        data=None,
+        plates=2,
+        conditions=("mask",),
+        discrete={"c": "enumerate"},
+    )
+    built = build(pair)
+    for estimator in (ELBO(), AnalyticKL(), IWAE(particles=2), IWAE(particles=5)):
+        close(estimator.estimate(built, batch).bound, evidence)
+    close(log_likelihood(built, batch, 10), evidence)
+
+
+@pytest.mark.parametrize("where", ["model", "guide"])
+@pytest.mark.parametrize("scaled", ["c", "x", "plate"])
+def test_a_scale_beside_enumeration_is_refused(scaled, where):
+    """A scale inside a sum over c is another bound's, as in Pyro it stands outside; one on a site that does
+    not depend on c is as good as ever."""
+
+    def scale_of(name):
+        return poutine.scale(scale=0.5 if scaled == name else 1.0)
+
+    def both(guide, x=None):
+        with pyro.plate("data", 3, dim=-1):
+            with scale_of("z"):
+                pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            with pyro.plate("words", 4 if scaled == "plate" else 2, subsample=torch.arange(2), dim=-2):
+                if where == "guide" or not guide:
+                    with scale_of("c"):
+                        c = pyro.sample("c", dist.Categorical(torch.tensor([0.2, 0.8])))
+                if not guide:
+                    with scale_of("x"):
+                        pyro.sample("x", dist.Normal(c, 1.0), obs=x)
+
+    def run():
+        return score(
+            lambda x: both(False, x),
+            lambda x: both(True),
+            {"x": torch.ones(2, 3)},
+            plates=2,
+            enumerated=("c",),
+        )
+
+    with pytest.raises(PairError, match=r"carries a scale and depends on .* or use pyro:TraceEnum_ELBO"):
+        run()
+    scaled = "z"
+    assert run().scaled == ("z",)
+
+
+@pytest.mark.parametrize("where", ["model", "guide"])
+def test_enumeration_by_draws_is_refused(where):
+    """num_samples=4 are four draws, not the support: summed, they would be no expectation."""
+    infer = {"enumerate": "parallel", "num_samples": 4}
+
+    def both(guide, x=None):
+        with pyro.plate("data", 3, dim=-1):
+            if where == "guide" or not guide:
+                c = pyro.sample("c", dist.Categorical(torch.tensor([0.2, 0.8])), infer=infer)
+            if not guide:
+                pyro.sample("x", dist.Normal(c, 1.0), obs=x)
+
+    with pytest.raises(PairError, match=r"'c' is enumerated by num_samples=4 draws.* pyro:TraceTMC_ELBO"):
+        score(lambda x: both(False, x), lambda x: both(True), {"x": torch.ones(3)}, enumerated=("c",))
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_plate_may_be_called_particles(particles):
+    """Exact to 1e-9: a user's plate called "particles" is a plate of words like any other."""
+    x = torch.randn(6, 3)
+
+    def model(x):
+        with pyro.plate("data", 3, dim=-1):
+            c = pyro.sample("c", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])))
+            with pyro.plate("particles", 6, dim=-2):
+                pyro.sample("x", dist.Normal(c, 1.0), obs=x)
+
+    terms = score(model, lambda x: None, {"x": x}, plates=2, enumerated=("c",), particles=particles)
+    each = dist.Normal(torch.arange(3.0), 1.0).log_prob(x.unsqueeze(-1)).sum(0)
+    truth = (each + torch.tensor([0.2, 0.3, 0.5]).log()).logsumexp(-1)
+    close(terms.log_weight, truth.expand(particles, 3))

@@ -288,7 +288,7 @@ def test_missing_values_have_no_bits_per_dim():
     x = torch.rand(30, 6).round()
     fields = {"x": x, "mask": torch.ones(30, 6, dtype=torch.bool)}
     data = Dataset(name="masked", train=Split(fields, {"x": 1}), test=Split(fields, {"x": 1}))
-    results = evaluate(build(MLP_VAE, data), data, k=2, n=5)
+    results = evaluate(build(registry.find("vae"), data, hidden=[4]), data, k=2, n=5)
     assert results["reasons"] == {"bits_per_dim": "the data differ in how many entries they have"}
 
 

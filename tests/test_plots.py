@@ -204,3 +204,19 @@ def test_what_cannot_be_drawn_is_said_in_one_line(tmp_path, draw, word):
     with pytest.raises(UsageError, match=word):
         draw(tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_what_is_reconstructed_or_no_bound_is_not_called_generated_or_elbo(tmp_path, monkeypatch):
+    said = []
+    plain = Axes.set
+
+    def set_and_note(self, **values):
+        said.extend(str(values.get(name)) for name in ("title", "ylabel"))
+        return plain(self, **values)
+
+    monkeypatch.setattr(Axes, "set", set_and_note)
+    plots.pairs_scatter(codes(0, 2), torch.full((5, 2), 99.0), tmp_path / "a.png", label="reconstructed")
+    plots.curves(METRICS, tmp_path / "b.png", bound=False)
+    assert "Reconstructed (100 % outside)" in said
+    assert "Objective, no bound" in said
+    assert not [text for text in said if "elbo" in text or "Evidence" in text or "Generated" in text]

@@ -10,12 +10,15 @@ import pyro.optim
 import pytest
 import torch
 from pyro.contrib.gp.kernels import RBF
+from pyro.nn import PyroModule
+from torch import nn
 
 from ppvae import estimators, registry
 from ppvae.build import build
 from ppvae.errors import PairError, UsageError
 from ppvae.estimators import ELBO, IWAE, AnalyticKL, AsPyro, PyroLoss
 from ppvae.estimators.pyro_bridge import LOSSES
+from ppvae.pair import Pair
 from tests.test_proof_pairs import make
 from tests.toys import (
     MLP,
@@ -23,6 +26,7 @@ from tests.toys import (
     Encoder,
     assert_same,
     bits,
+    dataset,
     loss_and_gradients,
     pyro_loss_and_gradients,
 )
@@ -268,3 +272,97 @@ def test_enumeration_through_pyros_loss():
         mine, found = loss_and_gradients(ELBO(particles=2), built, batch)
         torch.testing.assert_close(theirs, mine, rtol=1e-9, atol=1e-9)
         assert_same(found, wanted)
+
+
+# A model that subsamples its data by itself; particles beside a BatchNorm.
+
+
+class Subsampled(PyroModule):
+    """mu for all, z for each, with a data plate that says how many there are."""
+
+    def __init__(self, num_data):
+        super().__init__()
+        self.num_data, self.slope = num_data, nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x=None, *, n=None):
+        rows = n if x is None else len(x)
+        mu = pyro.sample("mu", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("data", self.num_data, subsample_size=rows, dim=-1):
+            z = pyro.sample("z", dist.Normal(mu, 1.0))
+            return pyro.sample("x", dist.Normal(self.slope * z, 1.0), obs=x)
+
+
+class SubsampledGuide(PyroModule):
+    def __init__(self, model):
+        super().__init__()
+        self.num_data = model.num_data
+        self.loc, self.log_scale = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.tensor(-1.0))
+
+    def forward(self, x, *, n=None):
+        pyro.sample("mu", dist.Normal(self.loc, self.log_scale.exp()))
+        with pyro.plate("data", self.num_data, subsample_size=len(x), dim=-1):
+            pyro.sample("z", dist.Normal(self.loc * x, 0.5))
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_model_that_subsamples_its_own_data_is_not_scaled_twice(particles):
+    """Exact to 1e-9: value and gradient per datum are ours; also where a full batch came first, whose plate
+    shows no subsample."""
+    data = dataset({"x": torch.randn(20)})
+    built = build(Pair(model=Subsampled, guide=SubsampledGuide, data=None), data)
+    x = data.train.fields["x"]
+    for order in ((5, 20), (20, 5)):
+        loss = PyroLoss("Trace_ELBO", particles=particles)
+        for rows in order:
+            batch = {"x": x[:rows]}
+            theirs, wanted = loss_and_gradients(loss, built, batch)
+            mine, found = loss_and_gradients(ELBO(particles=particles), built, batch)
+            torch.testing.assert_close(theirs, mine, rtol=1e-9, atol=1e-9)
+            assert_same(found, wanted)
+            assert all(g.abs().sum() > 0 for g in found.values())
+
+
+class NormedMLP(MLP):
+    """Normalizes over the latents, where a leading dim of particles would be taken for data."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.seen = nn.BatchNorm1d(2), []
+
+    def forward(self, x=None, *, n=None):
+        with pyro.plate("data", n if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            self.seen.append(tuple(z.shape))
+            logits = self.decoder(self.norm(z))
+            return pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def as_model(self, x):
+        return self(x)
+
+
+@pytest.mark.parametrize("method", [False, True])
+def test_particles_beside_a_batch_norm_in_stock_svi(method):
+    """Exact to 1e-9: one after another, as Pyro's own loss without vectorize_particles; also where SVI is
+    given a method of the module."""
+    model = NormedMLP()
+    guide, batch = Encoder(model), bits(5)
+    run = model.as_model if method else model
+    torch.manual_seed(0)
+    ours = AsPyro(ELBO(particles=3)).loss(run, guide, batch["x"])
+    assert model.seen == [(5, 2)] * 3
+    torch.manual_seed(0)
+    theirs = pyro.infer.Trace_ELBO(num_particles=3, max_plate_nesting=1).loss(run, guide, batch["x"])
+    assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+def test_particles_beside_a_batch_norm_in_pyros_loss():
+    """Exact to 1e-9: one after another, as in ours."""
+    built, batch = build(Pair(model=NormedMLP, guide=Encoder, data=None)), bits(5)
+    loss = PyroLoss("Trace_ELBO", particles=3)
+    loss(built)(batch)  # looks at the pair first
+    built.model.seen.clear()
+    theirs, wanted = loss_and_gradients(loss, built, batch)
+    assert built.model.seen == [(5, 2)] * 3
+    mine, found = loss_and_gradients(ELBO(particles=3), built, batch)
+    torch.testing.assert_close(theirs, mine, rtol=1e-9, atol=1e-9)
+    assert_same(found, wanted)

@@ -283,3 +283,35 @@ def test_loading_moves_no_random_state(tmp_path):
     before = torch.get_rng_state()
     ppvae.load(tmp_path / "latest")
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_verbs_take_arrays_and_refuse_what_is_not_finite():
+    trained = fit("ppca", three_way(), steps=1, **QUICK)
+    data: Any = trained.dataset
+    x = data.train.batch(torch.arange(3))["x"]
+    array: Any = np.asarray(x, dtype=np.float32)
+    as_array = trained.encode(array)["z"]
+    torch.testing.assert_close(as_array, trained.encode(x)["z"], rtol=1e-5, atol=1e-5)
+    with pytest.raises(UsageError, match="not finite: put 0 there, and pass mask="):
+        trained.encode(torch.full_like(x, float("nan")))
+    wrong: list[Any] = [0, -1, 1.5, None]
+    for n in wrong:
+        with pytest.raises(UsageError, match="draw 1 or more"):
+            trained.generate(n=n)
+
+
+def test_missing_values_are_refused_where_the_model_takes_no_mask():
+    x = torch.randn(40, 3)
+    x[::2, 1] = float("nan")
+    for check in (True, False):
+        with pytest.raises(PairError, match=r"missing values .*takes no mask.*leave those rows out"):
+            fit("ppca", x, steps=1, **{**QUICK, "check": check})
+    assert fit("vae", x, steps=1, sizes={"likelihood": "gaussian", "hidden": [4]}, **QUICK).step == 1
+
+
+def test_what_changed_on_the_way_is_recorded(tmp_path):
+    fit("ppca", three_way(), epochs=1, save=True, out=tmp_path, **QUICK)
+    fit("ppca", three_way(), resume=tmp_path / "latest", epochs=2)
+    again = fit("ppca", three_way(), resume=tmp_path / "latest")
+    assert again.config.epochs == 2
+    assert again.step == 2 * (again.step // 2)

@@ -72,7 +72,7 @@ def carve(dataset: Dataset, valid: Any = None, test: Any = None, seed: int = 0) 
         counts = " and ".join(f"{size} for {name}" for name, size in sizes.items())
         raise DataError(
             f"{dataset.name} has {rows} row{'s' * (rows > 1)}, and {counts} leave none to train on; "
-            f"give more data, or pass valid=0, test=0"
+            "give more data, or load them by ppvae.data.load(..., valid=0, test=0)"
         )
     if not taken:
         return dataset

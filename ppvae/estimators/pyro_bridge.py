@@ -102,8 +102,10 @@ class PyroLoss(Estimator):
         self.name, self.options = name, options
         keep_own_parameters(*options.values())  # of the kernel of Trace_MMD
         self._losses: dict[tuple[int, bool], Any] = {}
-        self._seen: weakref.WeakKeyDictionary[Built, tuple[bool, bool, int]] = weakref.WeakKeyDictionary()
-        """Whether a pair has global latents, subsamples its data, and its N: found on its first batch."""
+        self._seen: weakref.WeakKeyDictionary[Built, dict[int, tuple[bool, bool, int]]]
+        self._seen = weakref.WeakKeyDictionary()
+        """Whether a pair has global latents, subsamples its data, and its N: found on its first batch of so
+        many rows (a plate shows no subsample where the batch is all data)."""
 
     def _loss(self, plates: int, vectorize: bool) -> Any:
         # max_plate_nesting is said, never guessed: guessing draws random numbers on the first call.
@@ -129,15 +131,16 @@ class PyroLoss(Estimator):
 
     def estimate(self, built: Built, batch: Mapping[str, Tensor], knobs: Knobs | None = None) -> Objective:
         inputs = built.inputs(batch)
-        if built not in self._seen:
+        rows = len(next(iter(inputs.values()))) if inputs else 1
+        seen = self._seen.setdefault(built, {})
+        if rows not in seen:
             cuda = [built.device] if built.device is not None and built.device.type == "cuda" else []
             with torch.random.fork_rng(devices=cuda), torch.no_grad():
                 terms = built.score(batch, 1)
             if terms.penalties:
                 raise PairError("Pyro's losses pass penalties by: use elbo for a pair that has some")
-            self._seen[built] = (terms.has_global, terms.subsampled, terms.num_data)
-        has_global, subsampled, full = self._seen[built]
-        rows = len(next(iter(inputs.values()))) if inputs else 1
+            seen[rows] = (terms.has_global, terms.subsampled, terms.num_data)
+        has_global, subsampled, full = seen[rows]
         # A model that subsamples its own data plate scales by itself, and its loss is a sum over N.
         num_data = full if subsampled else (built.num_data or rows) if has_global else rows
         scale = 1.0 if subsampled else num_data / rows

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ppvae.errors import PairError
+from ppvae.errors import PairError, PPVAEError
 from ppvae.linter import dtypes
 from ppvae.linter.distributions import out_of_constraint, plate_mismatch
 from ppvae.linter.places import NOWHERE, Place
@@ -67,6 +67,9 @@ def explain(subject: Subject, run: Run, inputs: dict[str, Any], phase: str = "pl
         )
     elif phase == "sample":
         _sampling(subject, text, type(error).__name__, where)
+    elif isinstance(error, PPVAEError) and not isinstance(error, PairError):
+        message, fix = told(error)  # the pair's own words about its data and sizes
+        subject.error("data-support", message, where, fix)
     elif isinstance(error, PairError):
         _refused(subject, run, " ".join(str(error).split()), where)
     elif (

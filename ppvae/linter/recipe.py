@@ -160,6 +160,14 @@ def fields(subject: Subject) -> None:
     if not subject.report.ok:
         return
     taken = {role: _arguments(subject.part(role)) for role in ("model", "guide")}
+    if "mask" in pool and taken["model"] is not None and "mask" not in taken["model"]:
+        subject.error(
+            "missing-values",
+            "the data have missing values and the model takes no mask, it would score them as zeros",
+            places.of_forward(subject.part("model")),
+            "take mask=None in the model and the guide, or leave those rows out",
+        )
+        return
     for role in ("model", "guide"):
         arguments = taken[role]
         if arguments is None:

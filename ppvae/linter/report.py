@@ -102,22 +102,19 @@ class Report:
 
         console = console or Console()
         if self.table:
+            narrow = console.width < 100  # no word is to be broken on a terminal of 80 columns
+            batch, event = ("batch", "event") if narrow else ("batch_shape", "event_shape")
             table = Table(
-                title=f"sites of {self.pair}", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0)
+                title=f"sites of {self.pair}",
+                title_justify="left",
+                box=box.SIMPLE,
+                padding=(0, 0 if narrow else 1, 0, 0),
+                pad_edge=False,
+                show_edge=not narrow,
             )
-            columns = (
-                "site",
-                "kind",
-                "plates",
-                "batch_shape",
-                "event_shape",
-                "model",
-                "guide",
-                "support",
-                "how",
-            )
-            for column in columns:
-                table.add_column(column, overflow="fold")
+            for column in ("site", "kind", "plates", batch, event, "model", "guide", "support", "how"):
+                whole = column in ("kind", batch, "support", "how")
+                table.add_column(column, overflow="fold", no_wrap=whole)
             for row in self.table:
                 cells = [
                     row.name,

@@ -15,40 +15,48 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from ppvae.plots.style import BLUE, GREEN, RED, SKY, SOFT, STYLE, new_figure, write
 
 
-def curves(metrics: Sequence[Mapping[str, Any]], path: str | Path, title: str | None = None) -> Path:
+def curves(
+    metrics: Sequence[Mapping[str, Any]], path: str | Path, title: str | None = None, bound: bool = True
+) -> Path:
     """The elbo in training and validation, and the rate and distortion beside it, over steps.
 
     Args:
         metrics: entries with `step` and any of `elbo`, `valid_elbo`, `rate`, `distortion`, in nats per datum.
             What is missing or not finite leaves a gap; a panel with nothing to show says so.
+        bound: False for a pair whose objective is no bound on log p(x): it is then not called an elbo.
     """
     with mpl.rc_context(STYLE):
         figure = new_figure(9.0, 3.4)
         left, right = figure.subplots(1, 2)
-        elbo_panel(left, metrics)
-        _rate_panel(right, metrics)
+        elbo_panel(left, metrics, bound)
+        _rate_panel(right, metrics, bound)
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         return write(figure, path)
 
 
-def elbo_panel(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
+def elbo_panel(axes: Axes, metrics: Sequence[Mapping[str, Any]], bound: bool = True) -> None:
     train, valid = _series(metrics, "elbo"), _series(metrics, "valid_elbo")
     lines = [
         _line(axes, train, "training", SKY, fine=True),
         _line(axes, valid, "validation", BLUE, marks=True),
     ]
-    axes.set(title="Evidence lower bound", xlabel="step", ylabel="elbo (nats per datum)")
+    title, name = ("Evidence lower bound", "elbo") if bound else ("Objective, no bound", "objective")
+    axes.set(title=title, xlabel="step", ylabel=f"{name} (nats per datum)")
     _finish(axes, [train, valid], any(lines), falling=False)
 
 
-def _rate_panel(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
+def _rate_panel(axes: Axes, metrics: Sequence[Mapping[str, Any]], bound: bool) -> None:
     rate, distortion = _series(metrics, "rate"), _series(metrics, "distortion")
     lines = [
         _line(axes, distortion, "distortion  $-\\mathrm{E}\\,\\log p(x\\,|\\,z)$", RED),
-        _line(axes, rate, "rate  KL$(q\\,\\|\\,p)$", GREEN),
+        _line(axes, rate, "rate  KL$(q\\,\\|\\,p)$" if bound else "terms of the latents, no KL", GREEN),
     ]
-    axes.set(title="Rate and distortion", xlabel="step", ylabel="nats per datum")
+    axes.set(
+        title="Rate and distortion" if bound else "Distortion and the rest",
+        xlabel="step",
+        ylabel="nats per datum",
+    )
     _finish(axes, [rate, distortion], any(lines), falling=True)
 
 
@@ -96,7 +104,7 @@ def _finish(axes: Axes, series: Sequence[np.ndarray], any_line: bool, falling: b
         return
     _leave_out_the_start(axes, series, falling)
     axes.margins(x=0.02)
-    axes.legend(loc="upper right" if falling else "lower right")
+    axes.legend(loc="best")
 
 
 def _leave_out_the_start(axes: Axes, series: Sequence[np.ndarray], falling: bool) -> None:

@@ -15,16 +15,19 @@ from ppvae.plots.arrays import array, finite, matrix
 from ppvae.plots.style import BLUE, RED, STYLE, dot_size, kind_colors, new_figure, write
 
 
-def pairs_scatter(x: Any, generated: Any, path: str | Path, title: str | None = None) -> Path:
+def pairs_scatter(
+    x: Any, generated: Any, path: str | Path, title: str | None = None, label: str = "generated"
+) -> Path:
     """The first two dimensions of the data (N, D) beside those of generated data (M, D), on the same axes.
 
     The axes are those of the data; how much was generated outside them is said. D = 1 becomes two histograms.
+    `label` says what the second are, such as "reconstructed".
     """
     data, drawn = matrix(x, "x"), matrix(generated, "generated")
     if data.shape[1] != drawn.shape[1]:
-        raise UsageError(f"the data have {data.shape[1]} dimensions, what was generated {drawn.shape[1]}")
+        raise UsageError(f"the data have {data.shape[1]} dimensions, what was {label} {drawn.shape[1]}")
     if data.shape[1] == 1:
-        return histograms({"data": data, "generated": drawn}, path, xlabel="$x$", title=title)
+        return histograms({"data": data, label: drawn}, path, xlabel="$x$", title=title)
     data, drawn = data[:, :2], drawn[:, :2]
     data = data[np.isfinite(data).all(1)]
     if not len(data):
@@ -32,13 +35,13 @@ def pairs_scatter(x: Any, generated: Any, path: str | Path, title: str | None = 
     pad = 0.15 * np.maximum(np.ptp(data, axis=0), 1e-9)
     low, high = data.min(0) - pad, data.max(0) + pad
     outside = 1.0 - np.all((drawn >= low) & (drawn <= high), axis=1).mean()
-    note = f" ({100 * outside:.2g} % outside)" if outside else ""
+    note = f" ({100 * outside:.0f} % outside)" if outside else ""
     with mpl.rc_context(STYLE):
         figure = new_figure(7.6, 3.9)
         left, right = figure.subplots(1, 2, sharex=True, sharey=True)
         for axes, points, name, color in (
             (left, data, "Data", BLUE),
-            (right, drawn, f"Generated{note}", RED),
+            (right, drawn, f"{label[:1].upper()}{label[1:]}{note}", RED),
         ):
             axes.scatter(*points.T, s=dot_size(len(points)), color=color, alpha=0.6, linewidths=0)
             axes.set(title=name, xlabel="$x_1$", xlim=(low[0], high[0]), ylim=(low[1], high[1]))

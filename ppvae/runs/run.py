@@ -67,6 +67,11 @@ class Run:
         self.write_json(ENV, environment())
         replace(self.path / CONFIG, config.encode())  # last: it makes the folder a run
 
+    def record(self, config: Mapping[str, Any]) -> None:
+        """Put other options in the place of config.yaml, at once."""
+        self._take_lock()
+        replace(self.path / CONFIG, _yaml(config).encode())
+
     @classmethod
     def open(cls, path: str | Path, write: bool = False, root: str | Path = "runs") -> Run:
         """Open a run by its path, by its name under `root`, or as `latest`.

@@ -86,7 +86,7 @@ def test_given_splits():
             DataError,
             "has 1 row, and 1 for valid and 1 for test leave none to train on; give more data",
         ),
-        (X[:2], {}, DataError, "or pass valid=0, test=0"),
+        (X[:2], {}, DataError, "valid=0, test=0"),
         (X, {"valid": 3, "test": 0}, DataError, "leave none to train on"),
         (X, {"valid": 1.0}, UsageError, "give a fraction in (0, 1), a count, or 0 for none"),
         (X, {"valid": -1}, UsageError, "give a fraction"),
