@@ -53,6 +53,17 @@ class Built(nn.Module):
         finally:
             torch.set_default_dtype(default)
 
+    @contextmanager
+    def in_eval_mode(self) -> Iterator[None]:
+        """Inside, no module trains; each gets its own training flag back."""
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
     @property
     def device(self) -> torch.device | None:
         return next((p.device for p in self.parameters()), None)

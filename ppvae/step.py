@@ -124,7 +124,8 @@ class PyroStep:
 
     def _make(self, inputs: Mapping[str, Tensor], rows: int) -> pyro.infer.SVI:
         """Refuse what SVI would get silently wrong: a name for two parameters, global latents, penalties."""
-        with torch.random.fork_rng(devices=[]), poutine.block(), self.store.scope():
+        look = self.built.in_eval_mode  # no BatchNorm takes the look for a step
+        with torch.random.fork_rng(devices=[]), poutine.block(), self.store.scope(), look():
             guide = poutine.trace(self.built.run_guide).get_trace(**inputs)
             model = poutine.trace(poutine.replay(self.built.run_model, trace=guide)).get_trace(**inputs)
         both = set(_parameters(guide)) & set(_parameters(model))
@@ -133,7 +134,7 @@ class PyroStep:
                 f"model and guide both own a parameter {min(both)!r}, which Pyro's store would take for one: "
                 "rename the attribute, or use engine=eager"
             )
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), look():
             terms = self.built.score(inputs)
         if inputs and terms.has_global and not terms.subsampled:
             raise PairError(

@@ -86,9 +86,7 @@ class Trained:
 
     def _ready(self) -> ExitStack:
         stack = ExitStack()
-        for module in self.built.modules():
-            stack.callback(setattr, module, "training", module.training)
-        self.built.eval()
+        stack.enter_context(self.built.in_eval_mode())
         stack.enter_context(self.built.local())
         stack.enter_context(pyro.validation_enabled(False))
         return stack

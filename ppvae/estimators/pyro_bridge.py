@@ -135,7 +135,7 @@ class PyroLoss(Estimator):
         seen = self._seen.setdefault(built, {})
         if rows not in seen:
             cuda = [built.device] if built.device is not None and built.device.type == "cuda" else []
-            with torch.random.fork_rng(devices=cuda), torch.no_grad():
+            with torch.random.fork_rng(devices=cuda), torch.no_grad(), built.in_eval_mode():
                 terms = built.score(batch, 1)
             if terms.penalties:
                 raise PairError("Pyro's losses pass penalties by: use elbo for a pair that has some")

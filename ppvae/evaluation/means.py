@@ -18,16 +18,11 @@ from ppvae.terms import Terms
 @contextmanager
 def evaluating(built: Built, seed: int) -> Iterator[None]:
     """No gradients, eval mode, a seed of its own; training flags and random states are put back after."""
-    modes = {module: module.training for module in built.modules()}
-    built.eval()
     devices = [built.device] if built.device is not None and built.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad(), pyro.validation_enabled(False):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    forked = torch.random.fork_rng(devices=devices)
+    with built.in_eval_mode(), forked, torch.no_grad(), pyro.validation_enabled(False):
+        torch.manual_seed(seed)
+        yield
 
 
 def batches(built: Built, split: Any, rows: int) -> Iterator[dict[str, Tensor]]:
