@@ -11,21 +11,21 @@ from pyro.nn import PyroModule
 import ppvae
 
 
-class Model(PyroModule):  # p(x, z) = N(z; 0, I) N(x; decoder(z), 1/4)
-    def __init__(self, x_shape, latent=1):
+class Model(PyroModule):  # p(x, z) = N(z; 0, 1) N(x; decoder(z), 1/4)
+    def __init__(self, x_shape):
         super().__init__()
-        self.latent, self.decoder = latent, torch.nn.Linear(latent, x_shape[0])
+        self.decoder = torch.nn.Linear(1, x_shape[0])
 
     def forward(self, x=None, *, n=None):
         with pyro.plate("data", n if x is None else len(x), dim=-1):
-            z = pyro.sample("z", dist.Normal(torch.zeros(self.latent), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
             return pyro.sample("x", dist.Normal(self.decoder(z), 0.5).to_event(1), obs=x)
 
 
 class Guide(PyroModule):  # q(z | x) = N(z; loc(x), scale(x)^2)
     def __init__(self, model, x_shape):
         super().__init__()
-        self.encoder = torch.nn.Linear(x_shape[0], 2 * model.latent)
+        self.encoder = torch.nn.Linear(x_shape[0], 2)
 
     def forward(self, x):
         loc, raw = self.encoder(x).chunk(2, -1)
