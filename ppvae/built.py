@@ -13,6 +13,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ppvae.drawing import Draw
 from ppvae.errors import PairError
 from ppvae.local_params import LocalParams, keep_own_parameters
 from ppvae.pair import Pair
@@ -116,8 +117,16 @@ class Built(nn.Module):
     def enumerated(self) -> tuple[str, ...]:
         return tuple(name for name, how in self.pair.discrete.items() if how == "enumerate")
 
-    def score(self, batch: Mapping[str, Tensor], particles: int = 1) -> Terms:
-        """`ppvae.scoring.score` with everything that this pair declares."""
+    def score(
+        self,
+        batch: Mapping[str, Tensor],
+        particles: int = 1,
+        *,
+        enumerated: tuple[str, ...] | None = None,
+        draw: Draw | None = None,
+        leaves: bool = False,
+    ) -> Terms:
+        """`ppvae.scoring.score` with everything that this pair declares; `enumerated` wins over it."""
         with self.local():
             return score(
                 self.run_model,
@@ -126,8 +135,10 @@ class Built(nn.Module):
                 particles=particles,
                 plates=self.pair.plates,
                 num_data=self.num_data,
-                enumerated=self.enumerated,
+                enumerated=self.enumerated if enumerated is None else enumerated,
                 vectorize=self.vectorize,
+                draw=draw,
+                leaves=leaves,
             )
 
     def groups(self) -> dict[str, dict[str, nn.Parameter]]:

@@ -106,10 +106,12 @@ class Loop:
             yield self.train.batch(order[i * self.batch : (i + 1) * self.batch])
 
     def _knobs(self) -> dict[str, Tensor]:
-        if not self.config.kl_warmup:
-            return {}
-        risen = min(1.0, self.step_count / self.config.kl_warmup)
-        return {"beta": torch.tensor(risen * float(self.estimator.beta), device=self.built.device)}  # type: ignore[arg-type]
+        """The scheduled values of this step: those that the estimator moves, and beta's warm-up."""
+        moved = self.estimator.schedule(self.step_count)
+        if self.config.kl_warmup:
+            risen = min(1.0, self.step_count / self.config.kl_warmup)
+            moved = {**moved, "beta": risen * float(self.estimator.beta)}  # type: ignore[arg-type]
+        return {name: torch.tensor(value, device=self.built.device) for name, value in moved.items()}
 
     def _lr_factor(self) -> float:
         done = self.step_count / self.total

@@ -10,12 +10,11 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
-import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 
 from ppvae.errors import UsageError, nearest
+from ppvae.importing import import_place, split_place
 from ppvae.pair import Pair
 
 GUIDES = Path(__file__).parent / "guides"
@@ -65,10 +64,8 @@ def source_hash(name: str) -> str | None:
 
 
 def _from_place(text: str) -> Pair:
-    place, colon, attribute = text.rpartition(":")
-    if not colon or text.endswith(".py"):
-        place, attribute = text, "PAIR"
-    module = _import_file(place) if place.endswith(".py") else _import_module(place)
+    place, attribute = split_place(text, "PAIR")
+    module = import_place(place)
     if not hasattr(module, attribute):
         pairs = [key for key, value in vars(module).items() if isinstance(value, Pair)]
         raise UsageError(
@@ -85,44 +82,3 @@ def _checked(pair: object, text: str, name: str) -> Pair:
             f"{text} is a {type(pair).__name__}, not a ppvae.Pair: write PAIR = Pair(model=..., guide=...)"
         )
     return pair if pair.name else dataclasses.replace(pair, name=name)
-
-
-def _import_file(place: str) -> ModuleType:
-    path = Path(place).expanduser()
-    if not path.is_file():
-        raise UsageError(f"no file {place}: give the path of the Python file that defines the pair")
-    # One module object a path, so that a file given twice defines its classes once.
-    module_name = f"ppvae_file_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except SystemExit as stop:
-        del sys.modules[module_name]
-        raise _exits(place, stop) from None
-    except BaseException:
-        del sys.modules[module_name]
-        raise
-    return module
-
-
-def _exits(place: str, stop: SystemExit) -> UsageError:
-    return UsageError(
-        f"{place} exits when it is imported ({stop.code!r}): put what runs under if __name__ == '__main__'"
-    )
-
-
-def _import_module(place: str) -> ModuleType:
-    try:
-        return importlib.import_module(place)
-    except SystemExit as stop:
-        raise _exits(place, stop) from None
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"cannot import {place!r} ({error}): is it installed, and spelt module:PAIR?"
-        ) from None

@@ -6,6 +6,7 @@ would broadcast silently is refused here, by the name of its site.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ppvae.contraction import Factor, contract, expected
+from ppvae.drawing import DRAWN, PATH, Draw, Drawn, relaxed_log_prob
 from ppvae.errors import PairError
 from ppvae.terms import How, Kind, Penalty, Site, Terms, stack
 from ppvae.tracing import DATA_PLATE, PARTICLE_PLATE, is_factor, run, sample_sites
@@ -30,6 +32,8 @@ def score(
     num_data: int | None = None,
     enumerated: tuple[str, ...] = (),
     vectorize: bool = True,
+    draw: Draw | None = None,
+    leaves: bool = False,
 ) -> Terms:
     """Score `particles` draws of the guide for each datum.
 
@@ -39,15 +43,21 @@ def score(
         num_data: N; read off a subsampled data plate where there is one, otherwise the rows of the batch.
         enumerated: discrete latents that are summed out, in the guide or in the model alone.
         vectorize: all particles at once in an outer plate; otherwise one after another.
+        draw: makes the draws of some sites (`ppvae.drawing`); with `vectorize=False` one particle at a time.
+        leaves: cut the graph behind each differentiable draw, and keep both ends in `Site.path`.
 
     Raises:
         PairError: a site is missing, lies in the wrong plate or has a shape that would broadcast silently.
     """
     if particles > 1 and not vectorize:
-        options = {"plates": plates, "num_data": num_data, "enumerated": enumerated}
+        options: dict[str, Any] = {"plates": plates, "num_data": num_data, "enumerated": enumerated}
+        options |= {"draw": draw, "leaves": leaves}
         return stack([score(model, guide, batch, **options) for _ in range(particles)])
-    guide_trace, model_trace, penalties = run(model, guide, batch, particles, plates, enumerated)
-    return _Scoring(guide_trace, model_trace, particles, plates, num_data).terms(penalties, joint=not batch)
+    guide_trace, model_trace, penalties = run(
+        model, guide, batch, particles, plates, enumerated, draw, leaves
+    )
+    scoring = _Scoring(guide_trace, model_trace, particles, plates, num_data)
+    return dataclasses.replace(scoring.terms(penalties, joint=not batch), inputs=batch)
 
 
 class _Scoring:
@@ -151,8 +161,14 @@ class _Scoring:
     def _factor(self, name: str, site: dict) -> Factor:
         """The site's log-probability with the data plate's scale taken out, and where it lies."""
         fn, value = site["fn"], site["value"]
+        drawn = self._drawn(name)
+        relaxed = drawn is not None and drawn.how == "relaxed"
         try:
-            log_prob = fn.log_prob(value, *site["args"], **site["kwargs"])
+            log_prob = (
+                relaxed_log_prob(fn, value)
+                if relaxed
+                else fn.log_prob(value, *site["args"], **site["kwargs"])
+            )
         except (ValueError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -173,6 +189,10 @@ class _Scoring:
             scaled=name in self.scaled,
             raw=None if enum_dim is None else raw,
         )
+
+    def _drawn(self, name: str) -> Drawn | None:
+        """How an estimator drew this latent; None where the guide's distribution did."""
+        return self.q_sites[name]["infer"].get(DRAWN) if name in self.q_sites else None
 
     def _inner_scale(self, name: str, site: dict) -> Any:
         """What multiplies the site inside log w: everything but the data plate's N / B, which is ours."""
@@ -239,7 +259,9 @@ class _Scoring:
         else:
             kind = "local" if self._is_local(site) else "global"
         q = q_site["fn"] if q_site else None
+        drawn = self._drawn(name)
         how: How = "reparameterized" if q is None or q.has_rsample else "score"
+        how = how if drawn is None else drawn.how
         return Site(
             name=name,
             kind=kind,
@@ -250,6 +272,8 @@ class _Scoring:
             log_q=log_q,
             how="enumerate" if name in enumerated else how,
             analytic_kl=lambda: self._kl(p_site, q_site),
+            noise=None if drawn is None else drawn.noise,
+            path=q_site["infer"].get(PATH, ()) if q_site else (),
         )
 
     def _kl(self, p_site: dict | None, q_site: dict | None) -> Tensor | None:

@@ -9,8 +9,8 @@ makes. Shapes are K (particles) by B (data).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from ppvae.shapes import Float
 
 Kind = Literal["observed", "local", "global", "bound"]
-How = Literal["reparameterized", "score", "enumerate"]
+How = Literal["reparameterized", "score", "enumerate", "relaxed"]
 
 
 @dataclass
@@ -38,6 +38,10 @@ class Site:
     how: How = "reparameterized"
     analytic_kl: Callable[[], Tensor | None] = lambda: None
     """KL(q, p) of this site in closed form, (K, B) or (K,), given its parents; None where none is known."""
+    noise: Any = None
+    """What an estimator that made the draw itself keeps of it (`ppvae.drawing`)."""
+    path: tuple[tuple[Tensor, Tensor], ...] = ()
+    """(leaf, attached draw), one a scored run: `value` is the leaf. Empty unless scored with leaves."""
 
     @property
     def log_ratio(self) -> Tensor:
@@ -75,6 +79,8 @@ class Terms:
     """True for a model without data: the one row is the whole model."""
     subsampled: bool = False
     """Whether the model's own data plate says N and takes the batch for a sample of them."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """What model and guide were given: the fields of the batch that the pair uses."""
 
     def of(self, *kinds: Kind) -> list[Site]:
         return [site for site in self.sites.values() if site.kind in kinds]
@@ -131,6 +137,8 @@ def stack(parts: list[Terms]) -> Terms:
             log_p=torch.cat([s.log_p for s in each]),
             log_q=None if site.log_q is None else torch.cat([s.log_q for s in each]),  # type: ignore[misc]
             analytic_kl=kls,
+            noise=None if site.noise is None else [s.noise for s in each],
+            path=tuple(pair for s in each for pair in s.path),
         )
     penalties = {
         name: Penalty(torch.stack([part.penalties[name].value for part in parts]).mean(), found.group)

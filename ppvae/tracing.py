@@ -11,6 +11,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
+from ppvae.drawing import Draw, Drawing
 from ppvae.errors import PairError
 from ppvae.terms import Penalty
 
@@ -25,8 +26,13 @@ def run(
     particles: int,
     plates: int,
     enumerated: tuple[str, ...],
+    draw: Draw | None = None,
+    leaves: bool = False,
 ) -> tuple[Any, Any, dict[str, Penalty]]:
-    """Trace the guide and replay the model under it: (guide trace, model trace, penalties)."""
+    """Trace the guide and replay the model under it: (guide trace, model trace, penalties).
+
+    `draw` and `leaves` are those of `ppvae.drawing`.
+    """
     remaining = set(enumerated)
     with _CollectPenalties() as collected:
         if enumerated:
@@ -35,6 +41,8 @@ def run(
             model = poutine.infer_config(model, lambda site: _parallel(site, remaining))
         if particles > 1:
             guide, model = _in_particles(guide, particles, plates), _in_particles(model, particles, plates)
+        if draw is not None or leaves:
+            guide = Drawing(draw, leaves)(guide)  # outside the plates, which give q its full batch shape
         if enumerated:
             guide = EnumMessenger(first_available_dim=-2 - plates)(guide)
             model = EnumMessenger()(model)  # goes on where the guide's enumeration ended

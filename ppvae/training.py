@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,10 +12,11 @@ from typing import Any
 import pyro
 import torch
 
+from ppvae.built import Built
 from ppvae.config import TrainConfig
 from ppvae.data import Dataset
 from ppvae.errors import UsageError
-from ppvae.estimators import ESTIMATORS, Estimator, PyroLoss
+from ppvae.estimators import Estimator, spelled
 from ppvae.estimators import find as find_estimator
 from ppvae.linter import check as check_pair
 from ppvae.loop import Loop
@@ -79,6 +79,7 @@ def _fit(
     if config.check:
         check_pair(found, dataset, built=built, seed=config.seed).raise_if_broken()
     materialize(built, dataset)
+    _prepare(objective, built, dataset)
     objective.to(built.device)
     about = _about(pair, found, dataset, data)
     with _own_random_state(config.seed):
@@ -94,22 +95,11 @@ def _fit(
         return loop.go()
 
 
-def spelled(estimator: Estimator) -> str:
-    """The text by which an estimator is found again; its class's name where it is one of the user's own."""
-    if isinstance(estimator, PyroLoss):
-        options: dict[str, Any] = {"particles": estimator.particles, **estimator.options}
-        return ",".join(
-            [
-                f"pyro:{estimator.name}",
-                *(f"{k}={v}" for k, v in options.items() if (k, v) != ("particles", 1)),
-            ]
-        )
-    name = next((name for name, cls in ESTIMATORS.items() if type(estimator) is cls), None)
-    if name is None:
-        return type(estimator).__name__
-    defaults = {key: p.default for key, p in inspect.signature(type(estimator)).parameters.items()}
-    options = {key: getattr(estimator, key) for key in defaults if getattr(estimator, key) != defaults[key]}
-    return name + ":" * bool(options) + ",".join(f"{key}={value}" for key, value in options.items())
+def _prepare(objective: Estimator, built: Built, dataset: Dataset | None) -> None:
+    """What the estimator makes from one batch must exist before the optimizers do."""
+    rows = None if dataset is None else torch.arange(min(2, len(dataset.train)))
+    batch = {} if dataset is None else dataset.train.batch(rows)
+    objective.prepare(built, {name: value.to(built.device) for name, value in batch.items()})
 
 
 def _known(options: dict[str, Any]) -> dict[str, Any]:

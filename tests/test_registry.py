@@ -39,7 +39,7 @@ def test_what_is_not_there_is_said_with_the_nearest_name(here):
         "named_so.py:PIAR": "did you mean 'PAIR'",
         "named_so.py:NUMBER": "write PAIR = Pair",
         "gone.py:PAIR": "no file gone.py: give the path",
-        "gone_module:PAIR": "is it installed, and spelt module:PAIR",
+        "gone_module:PAIR": "is it installed, and spelt module:NAME",
     }.items():
         with pytest.raises(UsageError, match=message):
             find(place)

@@ -20,12 +20,12 @@ import ppvae
 from ppvae import TrainConfig, checkpoint, registry
 from ppvae.data import Dataset, Split
 from ppvae.errors import DataError, PairError, RunError, UsageError
-from ppvae.estimators import ELBO, IWAE, PyroLoss
+from ppvae.estimators import ELBO, IWAE, PyroLoss, spelled
 from ppvae.evaluation import mean_terms
 from ppvae.pair import Pair, penalty
 from ppvae.runs import Run
 from ppvae.step import EagerStep
-from ppvae.training import fit, spelled
+from ppvae.training import fit
 from tests.test_terms import SCHOOLS, SchoolsGuide, schools
 from tests.toys import MLP_VAE, Encoder, bits
 
@@ -138,7 +138,7 @@ def test_an_estimator_of_the_users_own_goes_by_its_class():
     class Mine(ELBO):
         pass
 
-    assert fit("ppca", three_way(), Mine(), steps=1, **QUICK).config.estimator == "Mine"
+    assert fit("ppca", three_way(), Mine(), steps=1, **QUICK).config.estimator == "own:Mine"
 
 
 def test_a_misspelt_estimator():

@@ -12,8 +12,17 @@ from ppvae.estimators.elbo import ELBO
 from ppvae.estimators.iwae import IWAE
 from ppvae.estimators.objective import Objective
 from ppvae.estimators.pyro_bridge import LOSSES, AsPyro, PyroLoss
+from ppvae.importing import import_place, split_place
 
-ESTIMATORS: dict[str, type[Estimator]] = {"elbo": ELBO, "analytic_kl": AnalyticKL, "iwae": IWAE}
+ESTIMATORS: dict[str, type[Estimator]] = {
+    "elbo": ELBO,
+    "analytic_kl": AnalyticKL,
+    "iwae": IWAE,
+}
+"""Every estimator of ours by name: the name is its file's."""
+
+OWN = "own:"
+"""How a run's record speaks of an estimator that is not ours: it is never imported from there."""
 
 __all__ = [
     "ELBO",
@@ -26,17 +35,29 @@ __all__ = [
     "Objective",
     "PyroLoss",
     "find",
+    "spelled",
 ]
 
 
 def find(text: str | Estimator) -> Estimator:
-    """`"iwae:particles=50"`, `"iwae:k=50"`, `"elbo:beta=4"`, `"pyro:RenyiELBO,alpha=0.5"` -> an estimator.
+    """The estimator of a text: its name and options, or the place of one's own.
+
+    `"iwae:particles=50"` or `"iwae:k=50"`; `"elbo:beta=4"`; `"elbo:c=enumerate,z=score"`, where c and z are
+    latents; `"pyro:RenyiELBO,alpha=0.5"`; `"file.py:Mine"`, `"my_module:Mine:k=5"`.
 
     Raises:
-        UsageError: an unknown name or option, with the nearest one.
+        UsageError: an unknown name, option or place, with the nearest one.
     """
     if isinstance(text, Estimator):
         return text
+    if text.startswith(OWN):
+        raise UsageError(
+            f"the run was trained with an estimator of its user's own, {text.removeprefix(OWN)}: "
+            "give it again with --estimator FILE.py:CLASS"
+        )
+    place, rest = _place(text)
+    if place is not None:
+        return _own(text, place, rest)
     name, _, rest = text.partition(":")
     options = [part.strip() for part in rest.split(",") if part.strip()]
     if name == "pyro":
@@ -47,8 +68,59 @@ def find(text: str | Estimator) -> Estimator:
         return _made(PyroLoss, text, _options(options[1:], text), name=options[0])
     if name not in ESTIMATORS:
         known = [*ESTIMATORS, *(f"pyro:{loss}" for loss in LOSSES)]
-        raise UsageError(f"no estimator {name!r}{nearest(name, known) or '.'} There are: {', '.join(known)}")
+        raise UsageError(
+            f"no estimator {name!r}{nearest(name, known) or '.'} There are: {', '.join(known)}; "
+            "your own is found as file.py:CLASS or module:CLASS"
+        )
     return _made(ESTIMATORS[name], text, _options(options, text))
+
+
+def spelled(estimator: Estimator) -> str:
+    """The text by which an estimator is found again; `own:...` where it is one of the user's own."""
+    if isinstance(estimator, PyroLoss):
+        options: dict[str, Any] = {"particles": estimator.particles, **estimator.options}
+        return ",".join(
+            [
+                f"pyro:{estimator.name}",
+                *(f"{k}={v}" for k, v in options.items() if (k, v) != ("particles", 1)),
+            ]
+        )
+    name = next((name for name, cls in ESTIMATORS.items() if type(estimator) is cls), None)
+    if name is None:
+        return OWN + (getattr(estimator, "place", None) or type(estimator).__name__)
+    defaults = {key: p.default for key, p in inspect.signature(type(estimator)).parameters.items()}
+    options = {key: getattr(estimator, key) for key in defaults if key != "sites"}
+    options = {key: value for key, value in options.items() if value != defaults[key]} | estimator.sites
+    return name + ":" * bool(options) + ",".join(f"{key}={value}" for key, value in options.items())
+
+
+def _place(text: str) -> tuple[str | None, str]:
+    """(place of the user's own estimator or None, its options)."""
+    if text.endswith(".py") or ".py:" in text:
+        head, _, tail = text.partition(".py")
+        attribute, _, rest = tail.removeprefix(":").partition(":")
+        return f"{head}.py:{attribute}", rest
+    name, _, tail = text.partition(":")
+    attribute, _, rest = tail.partition(":")
+    is_module = name not in ESTIMATORS and name != "pyro" and attribute.isidentifier()
+    return (f"{name}:{attribute}", rest) if is_module else (None, "")
+
+
+def _own(text: str, place: str, rest: str) -> Estimator:
+    source, attribute = split_place(place, "")
+    if not attribute:
+        raise UsageError(f"estimator {text!r} names no class: write {source}:CLASS")
+    module = import_place(source.removesuffix(":"))
+    classes = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, Estimator)]
+    found = getattr(module, attribute, None)
+    if not isinstance(found, type) or not issubclass(found, Estimator):
+        raise UsageError(
+            f"{source} has no estimator {attribute!r}{nearest(attribute, classes) or '.'} "
+            f"Its estimators: {', '.join(c for c in classes if c != 'Estimator') or 'none'}"
+        )
+    made = _made(found, text, _options([part.strip() for part in rest.split(",") if part.strip()], text))
+    made.place = text  # type: ignore[assignment]
+    return made
 
 
 def _options(parts: list[str], text: str) -> dict[str, Any]:
@@ -57,26 +129,45 @@ def _options(parts: list[str], text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals:
             raise UsageError(f"estimator {text!r}: {part!r} is no option=value, as in iwae:particles=50")
-        try:
-            number = float(value)
-        except ValueError:
-            raise UsageError(f"estimator {text!r}: {value!r} is no number") from None
-        options["particles" if key == "k" else key] = (
-            int(number) if number.is_integer() and "." not in value else number
-        )
+        options["particles" if key == "k" else key] = _value(value)
     return options
+
+
+def _value(text: str) -> Any:
+    """A whole number, a number, true or false, or a word."""
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if number.is_integer() and "." not in text else number
 
 
 def _made(cls: type[Estimator], text: str, options: dict[str, Any], **given: Any) -> Estimator:
     known = [n for n, p in inspect.signature(cls).parameters.items() if p.kind is not p.VAR_KEYWORD]
     open_ended = cls is PyroLoss
+    if "sites" in known:  # an option that is no argument of the class speaks of a latent
+        chosen = {k: v for k, v in options.items() if k not in known and isinstance(v, str)}
+        if chosen:
+            options = {k: v for k, v in options.items() if k not in chosen} | {"sites": chosen}
+    _check_numbers(cls, text, options)
     for key in options:
         if key not in known and not open_ended:
             raise UsageError(
                 f"estimator {text!r} has no option {key!r}{nearest(key, known) or '.'} "
-                f"It has: {', '.join(known)}"
+                f"It has: {', '.join(n for n in known if n != 'sites')}"
             )
     try:
         return cls(**given, **options)
     except (TypeError, ValueError) as error:
         raise UsageError(f"estimator {text!r}: {error}") from None
+
+
+def _check_numbers(cls: type[Estimator], text: str, options: dict[str, Any]) -> None:
+    """A word where the class wants a number would fail much later."""
+    for key, value in options.items():
+        parameter = inspect.signature(cls).parameters.get(key)
+        wants_number = parameter is not None and type(parameter.default) in (int, float)
+        if isinstance(value, str | bool) and wants_number:
+            raise UsageError(f"estimator {text!r}: {value!r} is no number")

@@ -1,28 +1,36 @@
 """What an estimator is: from the terms of a batch to a bound and to what is differentiated.
 
-To write one, subclass `Estimator`, say what it `needs`, and define `objective(terms, knobs)`. All else
-follows: it trains any pair by `fit(pair, estimator=Mine())`, `Mine()(built)(batch)` is its loss as a module,
-and `AsPyro(Mine())` is the `loss=` of a stock `pyro.infer.SVI`.
+To write one, subclass `Estimator`, say what it `needs` and `claims`, and define `objective(terms, knobs)`.
+All else follows: it trains any pair by `fit(pair, estimator=Mine())` or `--estimator file.py:Mine`,
+`Mine()(built)(batch)` is its loss as a module, `AsPyro(Mine())` is the `loss=` of a stock `pyro.infer.SVI`,
+and `ppvae check file.py:Mine` holds its claims against pairs whose truth is known.
+
+One that draws the latents in its own way also defines `drawing` (antithetic or relaxed draws) or `score`
+(dreams, several passes).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from ppvae.built import Built
+from ppvae.drawing import Draw
 from ppvae.errors import PairError
+from ppvae.estimators import sites as per_site
 from ppvae.estimators.gradients import group_gradients, with_gradients
 from ppvae.estimators.objective import Objective, metrics, with_penalties
 from ppvae.pair import Pair
 from ppvae.terms import Terms
 
 Knobs = Mapping[str, Tensor]
+Functional = Callable[[Tensor], Tensor]
+"""From log-weights (K, B) to a number per datum (B,)."""
 
 
 @dataclass(frozen=True)
@@ -34,32 +42,108 @@ class Needs:
     weights: bool = False
     """The weights w enter nonlinearly: no global latents, no scales, no `bound` sites, no sites summed out in
     the guide."""
+    leaves: bool = False
+    """Latents are scored as leaves of the graph (`Site.path`), for path derivatives and detached draws."""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What an estimator promises; `ppvae check file.py:Estimator` holds it against exact truths."""
+
+    bound: Literal["lower", "upper"] | None = None
+    """On which side of log p(x) the mean of the reported bound lies; None: no bound."""
+    biased: tuple[str, ...] = ()
+    """Groups (`model`, `guide`) whose gradient is knowingly not that of the mean of their target."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """What scores a batch: a built pair, or the model and guide that a stock SVI was given."""
+
+    @property
+    def enumerated(self) -> tuple[str, ...]: ...
+
+    def score(
+        self,
+        batch: Mapping[str, Tensor],
+        particles: int = 1,
+        *,
+        enumerated: tuple[str, ...] | None = None,
+        draw: Draw | None = None,
+        leaves: bool = False,
+    ) -> Terms: ...
 
 
 class Estimator(nn.Module):
     """Base of all estimators. State that must survive (baselines, averages) goes into buffers and
-    parameters."""
+    parameters.
+
+    Args:
+        particles: draws of the guide per datum, K.
+        sites: how single latents are handled, by name (`ppvae.estimators.sites`).
+    """
 
     needs = Needs()
+    claims = Claims()
 
-    def __init__(self, particles: int = 1):
+    def __init__(self, particles: int = 1, sites: Mapping[str, str] | None = None):
         super().__init__()
         if particles < 1:
             raise ValueError(f"particles={particles}: at least one draw per datum is needed")
         self.particles = particles
+        self.sites = per_site.checked(sites)
 
     def objective(self, terms: Terms, knobs: Knobs) -> Objective:
         """The bound and the losses of one batch. No host synchronization in here."""
         raise NotImplementedError
 
+    def targets(self) -> Mapping[str, Functional]:
+        """The functionals of the log-weights whose means are estimated: by `bound`, the reported value, and
+        by what the gradients of `model` and `guide` climb. Empty: of none.
+
+        Read with default options (beta = 1, no free bits); it is what the estimator is checked against.
+        """
+        return {}
+
+    def score(self, scorer: Scorer, batch: Mapping[str, Any], knobs: Knobs) -> Terms:
+        """Draw the latents and score them."""
+        return scorer.score(
+            batch,
+            self.particles,
+            enumerated=per_site.enumerated(self.sites, scorer.enumerated),
+            draw=self.drawing(knobs),
+            leaves=self.needs.leaves,
+        )
+
+    def drawing(self, knobs: Knobs) -> Draw | None:
+        """How the latents are drawn; None: by their own distributions."""
+        own = getattr(self, "temperature", per_site.TEMPERATURE)
+        return per_site.drawing(self.sites, knob(knobs, "temperature", own))
+
+    def schedule(self, step: int) -> dict[str, float]:
+        """Knobs that this estimator moves by itself in training, such as a temperature, at step `step`."""
+        return {}
+
+    def prepare(self, built: Built, batch: Mapping[str, Tensor]) -> None:
+        """Make what depends on the pair, such as a baseline's net, from one batch: called before training,
+        and before any estimate where that was not done. What is prepared already stays as it is."""
+
     def estimate(self, built: Any, batch: Mapping[str, Tensor], knobs: Knobs | None = None) -> Objective:
         """Score the batch under a built pair, refuse what cannot be right, and add the pair's penalties."""
-        terms = built.score(batch, self.particles)
+        self.prepare(built, batch)
+        objective, terms = self.scored(built, batch, knobs or {}, further=frozenset(built.pair.groups))
+        return dataclasses.replace(objective, metrics={**metrics(terms), **objective.metrics})
+
+    def scored(
+        self, scorer: Scorer, batch: Mapping[str, Any], knobs: Knobs, further: frozenset[str] | None = None
+    ) -> tuple[Objective, Terms]:
+        """The objective with the penalties in it, and the terms that it was made of."""
+        terms = self.score(scorer, batch, knobs)
+        per_site.refuse_unknown(self.sites, terms)
         self.refuse(terms)
-        objective = with_penalties(
-            self.objective(terms, knobs or {}), terms, further=frozenset(built.pair.groups)
-        )
-        return dataclasses.replace(objective, metrics=metrics(terms))
+        if further is None:
+            further = frozenset(p.group for p in terms.penalties.values() if p.group)
+        return with_penalties(self.objective(terms, knobs), terms, further=further), terms
 
     def refuse(self, terms: Terms) -> None:
         """Raise PairError where the terms do not meet `needs`."""
@@ -69,8 +153,8 @@ class Estimator(nn.Module):
                 if site.q is not None and site.how == "score":
                     raise PairError(
                         f"{name} needs a reparameterized guide, but {site.name!r} is drawn from a "
-                        f"{type(site.q).__name__}: use elbo, or enumerate it with "
-                        f"Pair(discrete={{{site.name!r}: 'enumerate'}})"
+                        f"{type(site.q).__name__}: use elbo, vimco or gumbel, or enumerate it "
+                        f"({site.name}=enumerate)"
                     )
         obstacle = weights_obstacle(terms) if self.needs.weights else None
         if obstacle:

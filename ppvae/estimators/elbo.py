@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from ppvae.estimators.base import Estimator, Knobs, knob
+from ppvae.estimators.base import Claims, Estimator, Functional, Knobs, knob
+from ppvae.estimators.functionals import mean
 from ppvae.estimators.objective import Objective
 from ppvae.shapes import Float
 from ppvae.terms import Site, Terms
@@ -28,9 +31,20 @@ class ELBO(Estimator):
     `pyro.infer.Trace_ELBO` in value and gradient under one seed, which is this times the number of rows.
     """
 
-    def __init__(self, particles: int = 1, beta: float = 1.0, free_bits: float = 0.0):
-        super().__init__(particles)
+    claims = Claims(bound="lower")
+
+    def __init__(
+        self,
+        particles: int = 1,
+        beta: float = 1.0,
+        free_bits: float = 0.0,
+        sites: Mapping[str, str] | None = None,
+    ):
+        super().__init__(particles, sites)
         self.beta, self.free_bits = beta, free_bits
+
+    def targets(self) -> Mapping[str, Functional]:
+        return dict.fromkeys(("bound", "model", "guide"), mean)
 
     def site_ratio(self, site: Site, terms: Terms) -> Tensor:
         """log p - log q of one latent; the analytic variant replaces it by -KL."""

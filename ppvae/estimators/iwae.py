@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 
-from ppvae.estimators.base import Estimator, Knobs, Needs, knob
+from ppvae.estimators.base import Claims, Estimator, Functional, Knobs, Needs, knob
+from ppvae.estimators.functionals import log_mean_exp
 from ppvae.estimators.objective import Objective
 from ppvae.terms import Terms
 
@@ -23,14 +24,18 @@ class IWAE(Estimator):
     """
 
     needs = Needs(reparameterized=True, weights=True)
+    claims = Claims(bound="lower")
 
-    def __init__(self, particles: int = 5, beta: float = 1.0):
-        super().__init__(particles)
+    def __init__(self, particles: int = 5, beta: float = 1.0, sites: Mapping[str, str] | None = None):
+        super().__init__(particles, sites)
         self.beta = beta
+
+    def targets(self) -> Mapping[str, Functional]:
+        return dict.fromkeys(("bound", "model", "guide"), log_mean_exp)
 
     def objective(self, terms: Terms, knobs: Knobs) -> Objective:
         beta = knob(knobs, "beta", self.beta)
         log_likelihood, log_ratio = terms.log_likelihood, terms.log_ratio
-        optimized = (log_likelihood + beta * log_ratio).logsumexp(0) - math.log(terms.particles)
-        bound = (log_likelihood + log_ratio).detach().logsumexp(0) - math.log(terms.particles)
+        optimized = log_mean_exp(log_likelihood + beta * log_ratio)
+        bound = log_mean_exp((log_likelihood + log_ratio).detach())
         return Objective(bound, {"all": -optimized.mean()})

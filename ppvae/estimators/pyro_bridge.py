@@ -25,9 +25,10 @@ from ppvae.built import Built, mixes_particles
 from ppvae.errors import PairError, UsageError, nearest
 from ppvae.estimators.base import Estimator, Knobs
 from ppvae.estimators.gradients import with_gradients
-from ppvae.estimators.objective import Objective, with_penalties
+from ppvae.estimators.objective import Objective
 from ppvae.local_params import keep_own_parameters
 from ppvae.scoring import score
+from ppvae.terms import Terms
 from ppvae.tracing import DATA_PLATE
 
 LOSSES = (
@@ -57,18 +58,10 @@ class AsPyro(PyroELBO):
         raise NotImplementedError("ours scores all particles at once: use differentiable_loss")
 
     def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
-        terms = score(
-            lambda **_: model(*args, **kwargs),
-            lambda **_: guide(*args, **kwargs),
-            {"given": True} if args or kwargs else {},
-            particles=self.estimator.particles,
-            plates=int(self.max_plate_nesting),
-            enumerated=self.enumerated,
-            vectorize=not mixes_particles(model, guide),
-        )
-        self.estimator.refuse(terms)
-        further = frozenset(p.group for p in terms.penalties.values() if p.group)
-        losses = with_penalties(self.estimator.objective(terms, {}), terms, further).losses
+        scorer = _Functions(model, guide, args, kwargs, int(self.max_plate_nesting), self.enumerated)
+        batch = {"given": True} if args or kwargs else {}
+        objective, terms = self.estimator.scored(scorer, batch, {})  # type: ignore[arg-type]
+        losses = objective.losses
         if set(losses) != {"all"}:
             raise PairError(
                 f"SVI has one loss, but this one has {sorted(losses)}: train with ppvae.fit instead"
@@ -84,6 +77,27 @@ class AsPyro(PyroELBO):
         if loss.requires_grad:
             loss.backward()
         return float(loss.detach())
+
+
+class _Functions:
+    """Scores the model and the guide that SVI was given, whatever their arguments are."""
+
+    def __init__(self, model, guide, args, kwargs, plates: int, enumerated: tuple[str, ...]):
+        self.model, self.guide = model, guide
+        self.args, self.kwargs, self.plates, self.enumerated = args, kwargs, plates, enumerated
+
+    def score(self, batch, particles: int = 1, *, enumerated=None, draw=None, leaves: bool = False) -> Terms:
+        return score(
+            lambda **_: self.model(*self.args, **self.kwargs),
+            lambda **_: self.guide(*self.args, **self.kwargs),
+            batch,
+            particles=particles,
+            plates=self.plates,
+            enumerated=self.enumerated if enumerated is None else enumerated,
+            vectorize=not mixes_particles(self.model, self.guide),
+            draw=draw,
+            leaves=leaves,
+        )
 
 
 class PyroLoss(Estimator):
