@@ -97,8 +97,7 @@ def _fit(
 
 def _prepare(objective: Estimator, built: Built, dataset: Dataset | None) -> None:
     """What the estimator makes from one batch must exist before the optimizers do."""
-    rows = None if dataset is None else torch.arange(min(2, len(dataset.train)))
-    batch = {} if dataset is None else dataset.train.batch(rows)
+    batch = {} if dataset is None else dataset.train.batch(torch.arange(min(2, len(dataset.train))))
     objective.prepare(built, {name: value.to(built.device) for name, value in batch.items()})
 
 

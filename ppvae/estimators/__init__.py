@@ -7,7 +7,7 @@ from typing import Any
 
 from ppvae.errors import UsageError, nearest
 from ppvae.estimators.analytic_kl import AnalyticKL
-from ppvae.estimators.base import Estimator, Needs
+from ppvae.estimators.base import Claims, Estimator, Needs
 from ppvae.estimators.elbo import ELBO
 from ppvae.estimators.iwae import IWAE
 from ppvae.estimators.objective import Objective
@@ -30,6 +30,7 @@ __all__ = [
     "IWAE",
     "AnalyticKL",
     "AsPyro",
+    "Claims",
     "Estimator",
     "Needs",
     "Objective",
