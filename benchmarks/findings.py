@@ -1,0 +1,126 @@
+"""Run a finding: train each cell of a committed schedule over its seeds, and report paired differences.
+
+    python benchmarks/findings.py benchmarks/findings/iwae.yaml --out benchmarks/results/findings/iwae.json
+
+A finding is an ordering of trained models. It is no law, so it is no test: its schedule is written down first,
+each difference is paired over seeds and given with a 95 % interval of Student's t, and it is reported whichever
+way it comes out. Each finished cell is written at once; a run that was stopped goes on with the cells that are
+missing, and refuses a schedule that has changed meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+import yaml
+from scipy import stats
+
+import ppvae
+from ppvae.evaluation import evaluate
+from ppvae.training import fit
+
+KEPT = (
+    "log_likelihood", "log_likelihood_stderr", "elbo", "elbo_stderr", "rate", "distortion", "active_units",
+    "k", "n", "n_elbo", "data_hash",
+)  # fmt: skip
+
+
+def cell(schedule: dict[str, Any], pair: str, estimator: str, seed: int) -> dict[str, Any]:
+    """Train one cell and evaluate it; all cells of a seed start alike and see the data in one order."""
+    started = time.monotonic()
+    trained = fit(
+        pair,
+        estimator=estimator,
+        seed=seed,
+        data=schedule["data"],
+        binarization=schedule.get("binarization"),
+        train_n=schedule.get("train_n"),
+        sizes=schedule["sizes"].get(pair, schedule["sizes"]),
+        threads=1,
+        progress=False,
+        **schedule["options"],
+    )
+    seconds = time.monotonic() - started
+    results = evaluate(trained.built, trained.dataset, **schedule["evaluate"])
+    return {
+        "pair": pair,
+        "cell": estimator,
+        "seed": seed,
+        "steps": trained.step,
+        "train_seconds": seconds,
+        **{key: results[key] for key in KEPT if key in results},
+    }
+
+
+def difference(found: list[dict], pair: str, first: str, second: str, key: str) -> dict[str, Any] | None:
+    """Mean over seeds of second - first, with its 95 % interval; None until two seeds have both."""
+    by_seed = {(c["cell"], c["seed"]): c[key] for c in found if c["pair"] == pair}
+    seeds = sorted(s for name, s in by_seed if name == first and (second, s) in by_seed)
+    deltas = [by_seed[second, s] - by_seed[first, s] for s in seeds]
+    if len(deltas) < 2:
+        return None
+    mean = sum(deltas) / len(deltas)
+    deviation = math.sqrt(sum((d - mean) ** 2 for d in deltas) / (len(deltas) - 1))
+    half = float(stats.t.ppf(0.975, len(deltas) - 1)) * deviation / math.sqrt(len(deltas))
+    return {
+        "pair": pair, "first": first, "second": second, "measure": key, "seeds": seeds, "deltas": deltas,
+        "mean": mean, "low": mean - half, "high": mean + half,
+    }  # fmt: skip
+
+
+def versions() -> dict[str, Any]:
+    return {
+        "ppvae": ppvae.__version__, "torch": torch.__version__, "pyro": pyro.__version__,
+        "python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count(),
+        "threads": 1,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("schedule", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    text = options.schedule.read_bytes()
+    schedule: dict[str, Any]
+    results: dict[str, Any]
+    schedule, sha = yaml.safe_load(text), hashlib.sha256(text).hexdigest()
+    results = json.loads(options.out.read_text()) if options.out.exists() else {"cells": []}
+    if results.setdefault("schedule_sha256", sha) != sha:
+        raise SystemExit(f"{options.schedule} has changed since {options.out} was begun: move that file away")
+    results |= {"question": schedule["question"], "schedule": schedule, "versions": versions()}
+    measure = schedule.get("measure", "log_likelihood")
+    pairs = schedule["pair"] if isinstance(schedule["pair"], list) else [schedule["pair"]]
+    for seed in schedule["seeds"]:
+        for pair in pairs:
+            for name in schedule.get("cells_of", {}).get(pair, schedule["cells"]):
+                done = {(c["pair"], c["cell"], c["seed"]) for c in results["cells"]}
+                if (pair, name, seed) in done:
+                    continue
+                found = cell(schedule, pair, name, seed)
+                results["cells"].append(found)
+                pairwise = [(p, *two) for p in pairs for two in schedule["differences"]]
+                differences = [difference(results["cells"], *each, measure) for each in pairwise]
+                results["differences"] = [d for d in differences if d is not None]
+                options.out.parent.mkdir(parents=True, exist_ok=True)
+                part = options.out.with_suffix(".part")
+                part.write_text(json.dumps(results, indent=1) + "\n")
+                part.replace(options.out)
+                print(f"{pair} {name} seed {seed}: {measure} {found[measure]:.3f}", flush=True)
+    for d in results["differences"]:
+        interval = f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]"
+        print(f"{d['pair']}: {d['second']} - {d['first']} = {interval}")
+
+
+if __name__ == "__main__":
+    main()
