@@ -2,10 +2,10 @@
 
     python benchmarks/findings.py benchmarks/findings/iwae.yaml --out benchmarks/results/findings/iwae.json
 
-A finding is an ordering of trained models. It is no law, so it is no test: its schedule is written down first,
-each difference is paired over seeds and given with a 95 % interval of Student's t, and it is reported whichever
-way it comes out. Each finished cell is written at once; a run that was stopped goes on with the cells that are
-missing, and refuses a schedule that has changed meanwhile.
+A finding is an ordering of trained models. It is no law, so it is no test: its schedule is written down
+first, each difference is paired over seeds and given with a 95 % interval of Student's t, and it is
+reported whichever way it comes out. Each finished cell is written at once; a run that was stopped goes on
+with the cells that are missing, and refuses a schedule that has changed meanwhile.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def cell(schedule: dict[str, Any], pair: str, estimator: str, seed: int) -> dict
         **schedule["options"],
     )
     seconds = time.monotonic() - started
+    assert trained.dataset is not None
     results = evaluate(trained.built, trained.dataset, **schedule["evaluate"])
     return {
         "pair": pair,
@@ -109,8 +110,11 @@ def main() -> None:
                     continue
                 found = cell(schedule, pair, name, seed)
                 results["cells"].append(found)
-                pairwise = [(p, *two) for p in pairs for two in schedule["differences"]]
-                differences = [difference(results["cells"], *each, measure) for each in pairwise]
+                differences = [
+                    difference(results["cells"], of, first, second, measure)
+                    for of in pairs
+                    for first, second in schedule["differences"]
+                ]
                 results["differences"] = [d for d in differences if d is not None]
                 options.out.parent.mkdir(parents=True, exist_ok=True)
                 part = options.out.with_suffix(".part")

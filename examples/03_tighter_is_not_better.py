@@ -1,9 +1,9 @@
 """A tighter bound is not a better teacher: what more particles do to the guide's gradient.
 
-The importance-weighted bound L_K rises with K and reaches log p(x). But as it does, it cares less and less about
-the guide: with K large enough, any guide gives log p(x). Its gradient in the guide's parameters fades faster than
-its noise does, and the signal-to-noise ratio falls as 1 / sqrt(K) (Rainforth et al. 2018). The doubly
-reparameterized gradient of the *same* bound (Tucker et al. 2019) turns that into a rise as sqrt(K).
+The importance-weighted bound L_K rises with K and reaches log p(x). But as it does, it cares less and less
+about the guide: with K large enough, any guide gives log p(x). Its gradient in the guide's parameters fades
+faster than its noise does, and the signal-to-noise ratio falls as 1 / sqrt(K) (Rainforth et al. 2018). The
+doubly reparameterized gradient of the *same* bound (Tucker et al. 2019) turns that into a rise as sqrt(K).
 """
 
 # %%
@@ -27,8 +27,8 @@ DIMS, REPEATS = 20, 2000
 K = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 
 
-# %% z ~ N(0, I), x | z ~ N(z, I), x = (1, ..., 1): the posterior is N(x / 2, I / 2). The guide is near it: its
-# loc is .01 off, its variance 2 / 3 for 1 / 2.
+# %% z ~ N(0, I), x | z ~ N(z, I), x = (1, ..., 1): the posterior is N(x / 2, I / 2). The guide is near it:
+# its loc is .01 off, its variance 2 / 3 for 1 / 2.
 def model(x=None, *, n=None):
     with pyro.plate("data", len(x), dim=-1):
         z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
@@ -61,8 +61,8 @@ def gradients(estimator):
     return torch.cat(found), sum(bounds) / REPEATS
 
 
-# %% The mean gradient is read off DReG, whose noise is smaller: with a few thousand repeats the plain estimate of
-# a mean as small as this would be noise itself, and show a ratio that is not there.
+# %% The mean gradient is read off DReG, whose noise is smaller: with a few thousand repeats the plain
+# estimate of a mean as small as this would be noise itself, and show a ratio that is not there.
 log_p = dist.Normal(0.0, math.sqrt(2.0)).log_prob(torch.ones(DIMS)).sum().item()
 print(f"log p(x) = {log_p:.3f} nats, {DIMS} latents, {REPEATS} repeats")
 print(f"{'K':>5} {'L_K':>10} {'|mean|':>10} {'noise: IWAE':>11} {'DReG':>11} {'SNR: IWAE':>9} {'DReG':>9}")
@@ -97,6 +97,6 @@ figure.savefig(Path(__file__).with_suffix(".png"), dpi=120)
 # %% What to remember.
 #
 # - A tighter bound is a better *number*, and a better gradient for the model: the model's SNR rises with K.
-# - For the guide, K large makes the plain gradient mostly noise. Use `dreg:particles=K`; or train the guide by
-#   a looser bound than the model (`piwae`), or average several bounds (`miwae`).
+# - For the guide, K large makes the plain gradient mostly noise. Use `dreg:particles=K`; or train the guide
+#   by a looser bound than the model (`piwae`), or average several bounds (`miwae`).
 # - `ppvae compare vae --estimators elbo iwae:k=50 dreg:k=50 --probe` measures this on any pair of yours.

@@ -21,6 +21,7 @@ Collapse, arXiv:1911.02469.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -29,7 +30,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 from torch.distributions import constraints
 
-from ppvae.models.ppca import PPCA, evidence, posterior
+from ppvae.models.ppca import PPCA, elbo, evidence, posterior
 from ppvae.pair import Pair
 
 
@@ -45,8 +46,12 @@ class Linear(PyroModule):
 
     def forward(self, x, *, n=None):
         with pyro.plate("data", len(x), dim=-1):
-            centred = x.flatten(-len(self.model.x_shape)) - self.model.mean
-            pyro.sample("z", dist.Normal(self.encoder(centred), self.scale).to_event(1))  # type: ignore
+            pyro.sample("z", self.q(x))
+
+    def q(self, x) -> Any:
+        """q(z | x), of batch shape (B,)."""
+        centred = x.flatten(-len(self.model.x_shape)) - self.model.mean
+        return dist.Normal(self.encoder(centred), self.scale).to_event(1)
 
 
 PAIR = Pair(
@@ -56,6 +61,7 @@ PAIR = Pair(
     train={"epochs": 1000, "lr": 1e-2, "schedule": "cosine"},
     evidence=evidence,
     posterior=posterior,
+    elbo=elbo,
     latent="z: q reals, mean field, linear encoder",
     reference="Lucas, Tucker, Grosse & Norouzi (2019), Don't Blame the ELBO!, arXiv:1911.02469",
 )

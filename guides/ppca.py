@@ -6,8 +6,9 @@ system.
 """
 
 import pyro
+import pyro.distributions as dist
 
-from ppvae.models.ppca import PPCA, evidence, posterior
+from ppvae.models.ppca import PPCA, elbo, evidence, posterior
 from ppvae.pair import Pair
 
 
@@ -19,7 +20,11 @@ class Exact:
 
     def __call__(self, x, *, n=None):
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", self.model.posterior(x))
+            pyro.sample("z", self.q(x))
+
+    def q(self, x) -> dist.MultivariateNormal:
+        """q(z | x), of batch shape (B,)."""
+        return self.model.posterior(x)
 
 
 PAIR = Pair(
@@ -29,6 +34,7 @@ PAIR = Pair(
     train={"epochs": 200, "lr": 1e-2},
     evidence=evidence,
     posterior=posterior,
+    elbo=elbo,
     latent="z: q reals, exact posterior",
     reference="Tipping & Bishop (1999), Probabilistic Principal Component Analysis",
 )

@@ -14,7 +14,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 from torch.distributions import constraints
 
-from ppvae.models.ppca import PPCA, evidence, posterior
+from ppvae.models.ppca import PPCA, elbo, evidence, posterior
 from ppvae.pair import Pair
 
 
@@ -29,8 +29,12 @@ class FullCovariance(PyroModule):
 
     def forward(self, x, *, n=None):
         with pyro.plate("data", len(x), dim=-1):
-            loc = self.encoder(x.flatten(-self.event_dim))
-            pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=self.scale_tril))
+            pyro.sample("z", self.q(x))
+
+    def q(self, x) -> dist.MultivariateNormal:
+        """q(z | x), of batch shape (B,)."""
+        loc = self.encoder(x.flatten(-self.event_dim))
+        return dist.MultivariateNormal(loc, scale_tril=self.scale_tril)
 
 
 PAIR = Pair(
@@ -40,6 +44,7 @@ PAIR = Pair(
     train={"epochs": 1000, "lr": 1e-2},
     evidence=evidence,
     posterior=posterior,
+    elbo=elbo,
     latent="z: q reals, full covariance",
     reference="Tipping & Bishop (1999), Probabilistic Principal Component Analysis",
 )

@@ -6,6 +6,7 @@ where W'W is diagonal.
 """
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -14,7 +15,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 from torch.distributions import constraints
 
-from ppvae.models.ppca import PPCA, evidence, posterior
+from ppvae.models.ppca import PPCA, elbo, evidence, posterior
 from ppvae.pair import Pair
 
 
@@ -29,8 +30,12 @@ class MeanField(PyroModule):
 
     def forward(self, x, *, n=None):
         with pyro.plate("data", len(x), dim=-1):
-            loc = self.encoder(x.flatten(-self.event_dim))
-            pyro.sample("z", dist.Normal(loc, self.scale).to_event(1))
+            pyro.sample("z", self.q(x))
+
+    def q(self, x) -> Any:
+        """q(z | x), of batch shape (B,)."""
+        loc = self.encoder(x.flatten(-self.event_dim))
+        return dist.Normal(loc, self.scale).to_event(1)
 
 
 PAIR = Pair(
@@ -40,6 +45,7 @@ PAIR = Pair(
     train={"epochs": 1000, "lr": 1e-2},
     evidence=evidence,
     posterior=posterior,
+    elbo=elbo,
     latent="z: q reals, mean field",
     reference="Tipping & Bishop (1999), Probabilistic Principal Component Analysis",
 )

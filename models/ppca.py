@@ -65,6 +65,26 @@ class PPCA(PyroModule):
         noise = self.scale**2 * torch.ones_like(self.mean)
         return dist.LowRankMultivariateNormal(self.mean, self.weight, noise).log_prob(flat)
 
+    def elbo(self, x: Tensor, q) -> Tensor:
+        """E_q[log p(x, z) - log q(z)] of each datum in nats, (B,), for a Gaussian q of batch shape (B,).
+
+        With q = N(m, S) and |.|^2 summed over entries,
+        E_q |z|^2 = |m|^2 + tr S and E_q |x - W z - mean|^2 = |x - W m - mean|^2 + tr(W S W').
+        """
+        flat = x.flatten(-len(self.x_shape))
+        m, covariance = q.mean, gaussian_covariance(q)
+        error = (flat - m @ self.weight.T - self.mean).square().sum(-1)
+        error = error + (self.weight.T @ self.weight * covariance).sum((-2, -1))
+        size = m.square().sum(-1) + covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+        log_likelihood = -0.5 * (error / self.scale**2 + len(self.mean) * (2 * math.pi * self.scale**2).log())
+        return log_likelihood - 0.5 * (size + self.latent * math.log(2 * math.pi)) + q.entropy()
+
+
+def gaussian_covariance(q) -> Tensor:
+    """The covariance of a Gaussian, full or with independent dimensions, (*batch, q, q)."""
+    full = getattr(q, "covariance_matrix", None)
+    return torch.diag_embed(q.variance) if full is None else full
+
 
 def evidence(model: PPCA, batch) -> Tensor:
     """log p(x) of a batch, (B,), in nats."""
@@ -74,3 +94,8 @@ def evidence(model: PPCA, batch) -> Tensor:
 def posterior(model: PPCA, batch) -> dict:
     """The exact p(z | x) by site."""
     return {"z": model.posterior(batch["x"])}
+
+
+def elbo(model: PPCA, guide, batch) -> Tensor:
+    """The exact ELBO of a guide whose `q(x)` is a Gaussian, (B,), in nats."""
+    return model.elbo(batch["x"], guide.q(batch["x"]))

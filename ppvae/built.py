@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ppvae.drawing import Draw
+from ppvae.dreaming import at_dreamed, dreamed
 from ppvae.errors import PairError
 from ppvae.local_params import LocalParams, keep_own_parameters
 from ppvae.pair import Pair
@@ -140,6 +141,13 @@ class Built(nn.Module):
                 draw=draw,
                 leaves=leaves,
             )
+
+    def dream(self, batch: Mapping[str, Tensor], *, enumerated: tuple[str, ...] | None = None) -> Terms:
+        """The terms of one draw of the model for each row of the batch: its latents, and in place of the
+        observed fields what it drew (`ppvae.dreaming`)."""
+        with self.local():
+            seen, latents = dreamed(self.run_model, self.inputs(batch), self.pair.observed)
+            return self.score(seen, enumerated=enumerated, draw=at_dreamed(latents))
 
     def groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """Trainable parameters by optimizer group; each parameter is in exactly one.

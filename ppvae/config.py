@@ -26,6 +26,8 @@ class TrainConfig:
     """Name of a data set, or path of an .npz file or a folder of pictures; none: the pair's own."""
     binarization: Literal["none", "static", "dynamic", "threshold"] | None = None
     """How grey pixels become bits: drawn once, anew for each batch, or cut at 127; none: as the data are."""
+    train_n: int | None = None
+    """Train on so many of the training data, always the same sample of them; none: on all."""
     sizes: dict[str, Any] = field(default_factory=dict)
     """Constructor arguments of the pair's model and guide, such as latent=20 hidden=400."""
     estimator: str = "elbo"
@@ -78,9 +80,9 @@ class TrainConfig:
     """Test data for that estimate, a shuffled sample; the test elbo uses all."""
 
     def __post_init__(self):
-        for name, kinds in _kinds(type(self)).items():
-            object.__setattr__(self, name, _fitting(name, getattr(self, name), kinds))
-        rates = {k: _fitting(f"lr_groups: {k}", v, (float,)) for k, v in self.lr_groups.items()}
+        for name, kinds in kinds_of(type(self)).items():
+            object.__setattr__(self, name, fitting(name, getattr(self, name), kinds))
+        rates = {k: fitting(f"lr_groups: {k}", v, (float,)) for k, v in self.lr_groups.items()}
         object.__setattr__(self, "lr_groups", rates)
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
@@ -126,7 +128,7 @@ Kinds = tuple[Any, ...]
 
 
 @cache
-def _kinds(cls: type) -> dict[str, Kinds]:
+def kinds_of(cls: type) -> dict[str, Kinds]:
     """The types that each option may have, as its annotation says."""
     found = {}
     for name, hint in typing.get_type_hints(cls).items():
@@ -136,7 +138,7 @@ def _kinds(cls: type) -> dict[str, Kinds]:
     return found
 
 
-def _fitting(name: str, value: Any, kinds: Kinds) -> Any:
+def fitting(name: str, value: Any, kinds: Kinds) -> Any:
     """The value as one of its kinds. YAML reads 1e-3 as a text, and numpy has numbers of its own."""
     if float in kinds and isinstance(value, str):
         try:
@@ -162,7 +164,8 @@ def _fitting(name: str, value: Any, kinds: Kinds) -> Any:
 
 _LEAST = {
     "seed": 0, "epochs": 1, "steps": 1, "batch": 1, "kl_warmup": 0, "patience": 1, "validate_every": 1,
-    "threads": 1, "log_every": 1, "checkpoint_every": 1, "eval_k": 0, "eval_n": 1, "weight_decay": 0,
+    "threads": 1, "train_n": 1, "log_every": 1, "checkpoint_every": 1, "eval_k": 0, "eval_n": 1,
+    "weight_decay": 0,
 }  # fmt: skip
 _CHOICES = {
     "binarization": ("none", "static", "dynamic", "threshold"),

@@ -105,6 +105,23 @@ def _log_sinhc(h: Tensor) -> Tensor:
     return torch.where(small, square / 6 - square**2 / 180 + square**3 / 2835, exact)
 
 
+class OneHotCategorical(dist.OneHotCategorical):
+    """A choice among C as a one-hot vector, drawn without waiting for the device: the largest of
+    logits + Gumbel noise.
+
+    Torch's own draws an index by `multinomial`, and asks whether it is below C before it makes the vector.
+    """
+
+    def sample(self, sample_shape=torch.Size()) -> Tensor:  # noqa: B008
+        with torch.no_grad():
+            shape = self._extended_shape(torch.Size(sample_shape))
+            exponential = torch.empty(
+                shape, dtype=self.logits.dtype, device=self.logits.device
+            ).exponential_()
+            largest = (self.logits - exponential.log()).argmax(-1, keepdim=True)
+            return torch.zeros_like(exponential).scatter_(-1, largest, 1.0)
+
+
 class _Grid(constraints.Constraint):
     """0, 1 / (levels - 1), ..., 1, within a thousandth of a step."""
 

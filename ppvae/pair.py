@@ -56,7 +56,10 @@ class Pair:
     evidence: Callable[..., Any] | None = None
     """Where known, `evidence(model, batch) -> log p(x)` of shape (B,), in nats."""
     posterior: Callable[..., Any] | None = None
-    """Where known, `posterior(model, batch) -> {site: distribution}`, the exact p(z | x)."""
+    """Where known, `posterior(model, batch) -> {site: distribution}`: the exact p(z_i | x) of each latent site
+    by itself. How the latents of one datum depend on each other is told by methods of the model."""
+    elbo: Callable[..., Any] | None = None
+    """Where known, `elbo(model, guide, batch) -> (B,)`: the exact ELBO, differentiable in both, in nats."""
     vectorize: bool | None = None
     """False: one particle at a time. None: all at once, unless there is a BatchNorm, which would mix them.
     True: all at once in any case."""

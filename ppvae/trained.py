@@ -18,7 +18,7 @@ from ppvae import checkpoint
 from ppvae.build import build
 from ppvae.built import Built
 from ppvae.config import TrainConfig
-from ppvae.data import Dataset
+from ppvae.data import Dataset, seeded
 from ppvae.data import load as load_data
 from ppvae.errors import PairError, PPVAEError, RunError, UsageError
 from ppvae.evaluation import evaluate, evaluating
@@ -26,6 +26,9 @@ from ppvae.pair import Pair
 from ppvae.registry import find, source_hash
 from ppvae.runs import Run
 from ppvae.tracing import sample_sites
+
+SAMPLE_SEED = 30_000
+"""Of the training data that `train_n` takes."""
 
 
 @dataclass
@@ -148,9 +151,20 @@ def prepare(pair: Pair | str, data: Any, config: TrainConfig) -> tuple[Pair, Bui
     dataset = None if what is None else load_data(what, binarization=config.binarization)
     if dataset is not None and len(dataset.train) == 0:
         raise UsageError(f"data set {dataset.name!r} has no training data: give it some rows")
+    if dataset is not None and config.train_n is not None:
+        dataset = _sampled(dataset, config.train_n)
     built = _sized(pair, dataset, config)
     built.to(device)
     return pair, built, dataset
+
+
+def _sampled(dataset: Dataset, n: int) -> Dataset:
+    """The data set with a sample of its training data: the same for every seed of training."""
+    rows = len(dataset.train)
+    if n > rows:
+        raise UsageError(f"train_n={n} is more than the {rows} training data: use at most {rows}")
+    train = dataset.train.subset(seeded.permutation(rows, SAMPLE_SEED)[:n])
+    return dataclasses.replace(dataset, train=train)
 
 
 def _sized(pair: Pair, dataset: Dataset | None, config: TrainConfig) -> Built:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -63,27 +63,37 @@ def fit(
         options = {"steps": None, **options}  # the run's own number of steps would win over it
     config = dataclasses.replace(config, **_known(options))
     objective = find_estimator(config.estimator if estimator is None else estimator)
+    with threads(config.threads):
+        return run_loop(pair, data, objective, config, run=run, save=save)
+
+
+def run_loop(
+    pair: Pair | str,
+    data: Any,
+    objective: Estimator,
+    config: TrainConfig,
+    *,
+    run: Run | None = None,
+    save: bool = False,
+    make: Callable[..., Loop] = Loop,
+) -> Trained:
+    """What `fit` does once its options are understood; `make(pair, built, dataset, objective, config)` is the
+    loop, or one that does more on its way."""
     config = dataclasses.replace(config, estimator=spelled(objective))
     if config.kl_warmup and not hasattr(objective, "beta"):
         raise UsageError(
             f"{config.estimator} has no beta that kl_warmup could raise: leave it out, or use elbo"
         )
-    with _threads(config.threads):
-        return _fit(pair, data, objective, config, run, save)
-
-
-def _fit(
-    pair: Pair | str, data: Any, objective: Estimator, config: TrainConfig, run: Run | None, save: bool
-) -> Trained:
     found, built, dataset = prepare(pair, data, config)
     if config.check:
         check_pair(found, dataset, built=built, seed=config.seed).raise_if_broken()
     materialize(built, dataset)
-    _prepare(objective, built, dataset)
+    with own_random_state(config.seed):  # its nets start from the seed, too, and move no draw of the training
+        _prepare(objective, built, dataset)
     objective.to(built.device)
     about = _about(pair, found, dataset, data)
-    with _own_random_state(config.seed):
-        loop = Loop(found, built, dataset, objective, config)
+    with own_random_state(config.seed):
+        loop = make(found, built, dataset, objective, config)
         if run is not None:
             go_on(loop, run, about)
         elif save:
@@ -123,7 +133,8 @@ def _about(pair: Pair | str, found: Pair, dataset: Dataset | None, data: Any) ->
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def threads(count: int | None) -> Iterator[None]:
+    """Inside, torch uses so many CPU threads; none: as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -133,7 +144,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _own_random_state(seed: int) -> Iterator[None]:
+def own_random_state(seed: int) -> Iterator[None]:
     """Inside, all generators start from `seed`; afterwards they are where the caller left them."""
     before = capture_generators()
     pyro.set_rng_seed(seed)

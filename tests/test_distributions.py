@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppvae.distributions import KINDS, ContinuousBernoulli, DiscretizedLogistic, Likelihood
+from ppvae.distributions import (
+    KINDS,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Likelihood,
+    OneHotCategorical,
+)
 from ppvae.errors import DataError, UsageError
 
 LOCS = [-1e6, -3.0, 0.0, 1 / 3, 0.5, 1.0, 4.0, 1e6]
@@ -248,3 +254,18 @@ def test_bernoulli_starts_at_the_log_odds():
     torch.testing.assert_close(likelihood(likelihood.start(mean)[None]).mean, torch.tensor([[[0.25, 0.001]]]))
     with pytest.raises(UsageError, match="no start"):
         Likelihood("gaussian", (1, 2)).start(mean)
+
+
+def test_one_hot_draws_follow_their_probabilities():
+    """100,000 draws of each of two laws (seed 0): frequencies within 5 standard errors, one 1 in each row."""
+    probs = torch.tensor([[0.7, 0.2, 0.1, 0.0], [0.01, 0.09, 0.4, 0.5]])
+    q = OneHotCategorical(probs=probs).expand((3, 2))
+    x = q.sample((100_000,))
+    assert x.shape == (100_000, 3, 2, 4)
+    assert torch.equal(x.sum(-1), torch.ones(100_000, 3, 2))
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+    error = (probs * (1 - probs) / 100_000).sqrt()
+    assert ((x.mean(0) - probs).abs() <= 5 * error + 1e-6).all()
+    torch.testing.assert_close(
+        q.log_prob(x[0]), dist.OneHotCategorical(probs=probs).expand((3, 2)).log_prob(x[0])
+    )

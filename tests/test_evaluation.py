@@ -218,6 +218,7 @@ def test_a_discrete_latent_has_no_units():
 
 KEYS = {"elbo", "log_likelihood", "k", "n", "rate", "distortion", "active_units", "seconds", "sites"}
 KEYS |= {"binarization", "data_hash", "bits_per_dim", "reasons", "split", "n_elbo", "data", "seed", "units"}
+KEYS |= {"k_curve", "k_hat", "effective_sample_size", "worst", "information"}
 
 
 @pytest.fixture(scope="module")
@@ -237,9 +238,9 @@ def tiny(data, likelihood="bernoulli", **options):
 
 def test_the_keys_are_those_of_evaluation_json(bytes8):
     data = load(bytes8, binarization="static")
-    results = evaluate(tiny(data), data, k=5, n=12)
+    results = evaluate(tiny(data), data, k=30, n=12)
     assert results.keys() == KEYS | {f"{name}_stderr" for name in ESTIMATES}
-    assert (results["k"], results["n"], results["n_elbo"], results["split"]) == (5, 12, 30, "test")
+    assert (results["k"], results["n"], results["n_elbo"], results["split"]) == (30, 12, 30, "test")
     assert results["binarization"] == "static"
     assert results["data_hash"] == data.hash
     assert results["reasons"] == {}
@@ -274,7 +275,7 @@ def test_a_uniform_model_has_log2_of_the_levels_in_bits(bytes8):
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "continuous_bernoulli"])
 def test_a_density_has_no_bits(bytes8, likelihood):
-    results = evaluate(tiny(bytes8, likelihood), bytes8, k=2, n=5)
+    results = evaluate(tiny(bytes8, likelihood), bytes8, k=30, n=5)
     assert results["bits_per_dim"] is None
     assert results["bits_per_dim_stderr"] is None
     assert results["reasons"] == {"bits_per_dim": "the likelihood is continuous: a density has no bits"}
@@ -288,7 +289,7 @@ def test_missing_values_have_no_bits_per_dim():
     x = torch.rand(30, 6).round()
     fields = {"x": x, "mask": torch.ones(30, 6, dtype=torch.bool)}
     data = Dataset(name="masked", train=Split(fields, {"x": 1}), test=Split(fields, {"x": 1}))
-    results = evaluate(build(registry.find("vae"), data, hidden=[4]), data, k=2, n=5)
+    results = evaluate(build(registry.find("vae"), data, hidden=[4]), data, k=30, n=5)
     assert results["reasons"] == {"bits_per_dim": "the data differ in how many entries they have"}
 
 
@@ -306,7 +307,7 @@ def test_global_latents_have_an_elbo_and_no_likelihood_per_datum():
 
 def test_a_pair_without_a_bound_has_neither_elbo_nor_likelihood(bytes8, monkeypatch):
     """And none is computed: importance sampling would take minutes for nothing."""
-    monkeypatch.setattr(EVALUATE, "log_likelihood", None)
+    monkeypatch.setattr(EVALUATE, "weigh", None)
     data = load(bytes8, binarization="static")
     built = build(registry.find("autoencoder"), data, latent=2, hidden=[5])
     results = evaluate(built, data, k=1000, n=1000)
@@ -329,11 +330,11 @@ def test_one_datum_has_no_standard_error(exact, toy):
 
 
 def test_the_sample_is_shuffled_and_of_the_seed(exact, toy, monkeypatch):
-    seen = []
+    seen, weigh = [], EVALUATE.weigh
     monkeypatch.setattr(
         EVALUATE,
-        "log_likelihood",
-        lambda built, batch, k: seen.append(batch["x"]) or torch.zeros(len(batch["x"])),
+        "weigh",
+        lambda built, split, *rest: seen.append(split.fields["x"]) or weigh(built, split, *rest),
     )
     for seed in (0, 0, 1):
         evaluate(exact, toy, k=1, n=20, seed=seed)

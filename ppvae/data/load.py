@@ -37,6 +37,7 @@ BUILTIN: dict[str, tuple[Callable[[Any, int], Dataset], Any, Any]] = {
     "gaussian_mixture_2d": (lambda root, seed: synthetic.gaussian_mixture_2d(seed=seed), None, None),
     "two_moons": (lambda root, seed: synthetic.two_moons(seed=seed), None, None),
     "bars": (lambda root, seed: synthetic.bars(seed=seed), None, None),
+    "noisy_or_toy": (lambda root, seed: synthetic.noisy_or_toy(seed=seed), None, None),
 }
 names: list[str] = list(BUILTIN)
 KINDS = (

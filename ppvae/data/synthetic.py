@@ -76,6 +76,25 @@ def bars(n: int = 1000, seed: int = 0, side: int = 8) -> Dataset:
     return _made("bars", n, {"x": x}, truth, f"independent horizontal and vertical bars, {side} x {side}")
 
 
+def noisy_or_toy(n: int = 1000, seed: int = 0) -> Dataset:
+    """A noisy-or network of two causes, bits of shape (6,): z_j ~ Bernoulli(prior_j) and x_d is off with
+    probability off_d prod_j fail_dj^z_j.
+
+    truth: `prior` (2,), `fail` (6, 2), `off` (6,). Symptoms 0, 1 follow the first cause, 4, 5 the second, and
+    2, 3 either of them, so that given x the causes depend on each other. Source: Pearl 1988.
+    """
+    rng = _rng(n, seed)
+    prior, off = np.array([0.3, 0.4]), np.full(6, 0.95)
+    fail = np.array([[0.1, 1.0], [0.2, 1.0], [0.2, 0.2], [0.3, 0.1], [1.0, 0.2], [1.0, 0.1]])
+    z = rng.random((_rows(n), 2)) < prior
+    silent = off * np.where(z[:, None], fail, 1.0).prod(-1)
+    x = (rng.random(silent.shape) >= silent).astype(np.uint8)
+    truth = {"prior": prior, "fail": fail, "off": off}
+    return _made(
+        "noisy_or_toy", n, {"x": x}, truth, "draws from a known noisy-or network, 2 causes of 6 bits"
+    )
+
+
 def _rng(n: int, seed: int) -> np.random.Generator:
     if n < 2:
         raise UsageError(f"n={n} is too few; draw at least 2 data")

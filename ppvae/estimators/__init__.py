@@ -7,17 +7,59 @@ from typing import Any
 
 from ppvae.errors import UsageError, nearest
 from ppvae.estimators.analytic_kl import AnalyticKL
+from ppvae.estimators.arm import ARM
 from ppvae.estimators.base import Claims, Estimator, Needs
+from ppvae.estimators.ciwae import CIWAE
+from ppvae.estimators.cubo import CUBO
+from ppvae.estimators.disarm import DisARM
+from ppvae.estimators.dreg import DReG
 from ppvae.estimators.elbo import ELBO
+from ppvae.estimators.enumeration import Enumeration
+from ppvae.estimators.gdreg import GDReG
+from ppvae.estimators.gumbel import Gumbel
 from ppvae.estimators.iwae import IWAE
+from ppvae.estimators.iwae_stl import IWAESTL
+from ppvae.estimators.miwae import MIWAE
+from ppvae.estimators.mmd import MMD
+from ppvae.estimators.nvil import NVIL
 from ppvae.estimators.objective import Objective
+from ppvae.estimators.piwae import PIWAE
 from ppvae.estimators.pyro_bridge import LOSSES, AsPyro, PyroLoss
+from ppvae.estimators.reinforce import Reinforce
+from ppvae.estimators.renyi import Renyi
+from ppvae.estimators.rws import RWS
+from ppvae.estimators.stl import STL
+from ppvae.estimators.straight_through import StraightThrough
+from ppvae.estimators.tvo import TVO
+from ppvae.estimators.vimco import VIMCO
+from ppvae.estimators.wake_sleep import WakeSleep
 from ppvae.importing import import_place, split_place
 
 ESTIMATORS: dict[str, type[Estimator]] = {
     "elbo": ELBO,
     "analytic_kl": AnalyticKL,
     "iwae": IWAE,
+    "reinforce": Reinforce,
+    "vimco": VIMCO,
+    "gumbel": Gumbel,
+    "straight_through": StraightThrough,
+    "nvil": NVIL,
+    "enumeration": Enumeration,
+    "dreg": DReG,
+    "disarm": DisARM,
+    "arm": ARM,
+    "stl": STL,
+    "iwae_stl": IWAESTL,
+    "rws": RWS,
+    "wake_sleep": WakeSleep,
+    "miwae": MIWAE,
+    "piwae": PIWAE,
+    "ciwae": CIWAE,
+    "renyi": Renyi,
+    "cubo": CUBO,
+    "gdreg": GDReG,
+    "tvo": TVO,
+    "mmd": MMD,
 }
 """Every estimator of ours by name: the name is its file's."""
 
@@ -25,16 +67,37 @@ OWN = "own:"
 """How a run's record speaks of an estimator that is not ours: it is never imported from there."""
 
 __all__ = [
+    "ARM",
+    "CIWAE",
+    "CUBO",
     "ELBO",
     "ESTIMATORS",
     "IWAE",
+    "IWAESTL",
+    "MIWAE",
+    "MMD",
+    "NVIL",
+    "PIWAE",
+    "RWS",
+    "STL",
+    "TVO",
+    "VIMCO",
     "AnalyticKL",
     "AsPyro",
     "Claims",
+    "DReG",
+    "DisARM",
+    "Enumeration",
     "Estimator",
+    "GDReG",
+    "Gumbel",
     "Needs",
     "Objective",
     "PyroLoss",
+    "Reinforce",
+    "Renyi",
+    "StraightThrough",
+    "WakeSleep",
     "find",
     "spelled",
 ]

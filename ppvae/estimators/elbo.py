@@ -92,6 +92,10 @@ class ELBO(Estimator):
             signal = local / local.shape[0] / local.shape[1]
             if site.kind == "global":
                 signal = signal.sum(1) + outside / outside.shape[0]
-            term = (signal.detach() * site.log_q).sum()
+            term = (self.centered(signal.detach()) * site.log_q).sum()
             total = total + term - term.detach()
         return total
+
+    def centered(self, signal: Tensor) -> Tensor:
+        """The learning signal of one site, (K, B) or (K,), less a baseline: none here."""
+        return signal

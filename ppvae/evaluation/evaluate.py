@@ -4,60 +4,91 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ppvae.built import Built
-from ppvae.data.dataset import SPLITS, Dataset
-from ppvae.errors import DataError, PairError, UsageError, nearest
-from ppvae.evaluation.importance import log_likelihood
+from ppvae.data.dataset import Dataset
+from ppvae.errors import DataError, PairError
+from ppvae.evaluation.calibration import calibration_ranks, calibration_summary
+from ppvae.evaluation.information import information, information_summary
 from ppvae.evaluation.means import batches, evaluating, mean_terms
 from ppvae.evaluation.units import active_units
+from ppvae.evaluation.weighing import weigh, weighed_summary
+from ppvae.evaluation_config import EvaluationConfig
+
+WEIGHED = ("log_likelihood", "log_likelihood_stderr", "k_curve", "k_hat", "effective_sample_size", "worst")
+"""What is read off importance weights."""
 
 
 def evaluate(
-    built: Built, dataset: Dataset, *, k: int = 1000, n: int = 1000, seed: int = 0, split: str = "test"
+    built: Built,
+    dataset: Dataset,
+    config: EvaluationConfig | None = None,
+    *,
+    on_stage: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Score a pair on held-out data. Every estimate is in nats per datum and has a `_stderr` beside it.
 
     Keys: `elbo` (all data of the split, one draw each), `log_likelihood` (importance sampling with K = `k`
-    draws for each of `n` shuffled data), `rate`, `distortion`, `bits_per_dim`, `active_units`, `k`, `n`,
-    `n_elbo`, `sites`, `binarization`, `data_hash`, `seconds`. What is undefined for the pair is None, and
-    `reasons` says why. A dynamically binarized split is evaluated on its one fixed draw.
+    draws for each of `n` shuffled data) and, off the same weights, its `k_curve`, `k_hat`,
+    `effective_sample_size` and the `worst` data; `information`, `rate`, `distortion`, `bits_per_dim`,
+    `active_units`, `k`, `n`, `n_elbo`, `sites`, `binarization`, `data_hash`, `seconds`; and what is asked for
+    besides: `calibration`. What is undefined for the pair is None, and `reasons` says why. A dynamically
+    binarized split is evaluated on its one fixed draw.
+
+    Args:
+        config: what is measured; `options` are fields of it, such as `k=5000` or `calibration=True`, and win.
+        on_stage: told what begins, in a word or two.
 
     Raises:
-        UsageError: k or n below one. DataError: the split is missing or empty.
+        UsageError: an option that does not exist or fit. DataError: the split is missing or empty.
     """
-    if k < 1 or n < 1:
-        raise UsageError(f"k={k}, n={n}: use at least 1 of each")
-    if split not in SPLITS:
-        raise UsageError(f"no split {split!r}{nearest(split, SPLITS) or ':'} There are: {', '.join(SPLITS)}")
+    config = EvaluationConfig.from_options(config, options)
+    split = config.split
     if split not in dataset.splits or len(dataset.splits[split]) == 0:
         has = ", ".join(dataset.splits)
         raise DataError(f"data set {dataset.name!r} has no {split} data but {has}: evaluate on one of those")
     started = time.monotonic()
+    tell = on_stage or (lambda stage: None)
     held_out = dataset.fixed(split).to(built.device or "cpu")
-    means = mean_terms(built, held_out, seed=seed)
+    tell("elbo")
+    means = mean_terms(built, held_out, seed=config.seed)
     names = ("elbo", "rate", "distortion")
     results: dict[str, Any] = {n: means[n] for name in names for n in (name, f"{name}_stderr")}
     reasons: dict[str, str] = {}
-    units = active_units(built, held_out, seed=seed)
+    units = active_units(built, held_out, seed=config.seed)
     results["active_units"] = sum(units.values()) if units else None
     if not units:
         reasons["active_units"] = "the guide draws no continuous local latent with a mean"
     sites = _sites(means, units)
     if built.pair.bound == "none":
-        _no_bound(results, sites, reasons)
+        _no_bound(config, results, sites, reasons)
     else:
-        _likelihood(built, held_out, k, n, seed, results, reasons)
+        # Never the first n, which may be sorted by class.
+        order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(config.seed))
+        order = order[: config.n]
+        sample = held_out.subset(order.to(held_out.device))
+        tell("log p(x)")
+        _weights(built, sample, order, config, results, reasons)
         _bits(built, dataset, held_out, results, reasons)
+        tell("information")
+        _information(built, sample, config, results, reasons)
+        for name in config.further():
+            tell(name.replace("_", " "))
+            try:
+                results[name] = _FURTHER[name](built, sample, config)
+            except PairError as error:
+                results[name], reasons[name] = None, str(error)
     return results | {
-        "k": k,
-        "n": min(n, len(held_out)),
+        "k": config.k,
+        "n": min(config.n, len(held_out)),
         "n_elbo": len(held_out),
         "split": split,
-        "seed": seed,
+        "seed": config.seed,
         "sites": sites,
         "binarization": dataset.binarization,
         "data": dataset.name,
@@ -68,23 +99,28 @@ def evaluate(
     }
 
 
-def _likelihood(built: Built, split: Any, k: int, n: int, seed: int, results: dict, reasons: dict) -> None:
-    """Importance sampling on a shuffled sample: never the first n, which may be sorted by class."""
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:n]
-    sample = split.subset(order.to(split.device))
-    results["log_likelihood"] = results["log_likelihood_stderr"] = None
-    found = []
+def _weights(built: Built, sample: Any, order: Any, config: EvaluationConfig, results: dict, reasons: dict):
     try:
-        with evaluating(built, seed + 1):
-            for batch in batches(built, sample, 100):
-                found.append(log_likelihood(built, built.inputs(batch), k).double())
+        found, why = weighed_summary(weigh(built, sample, config.k, config.seed + 1), order)
     except PairError as error:
-        reasons["log_likelihood"] = str(error)
-        return
-    values = torch.cat(found)
-    results["log_likelihood"] = float(values.mean())
-    if len(values) > 1:
-        results["log_likelihood_stderr"] = float(values.std() / math.sqrt(len(values)))
+        found, why = dict.fromkeys(WEIGHED), {key: str(error) for key in WEIGHED if "stderr" not in key}
+    results |= found
+    reasons |= why
+
+
+def _information(built: Built, sample: Any, config: EvaluationConfig, results: dict, reasons: dict) -> None:
+    found, why = information(built, sample, seed=config.seed + 2)
+    results["information"] = {name: information_summary(parts) for name, parts in found.items()}
+    results["information"] |= dict.fromkeys(why)
+    reasons |= {f"information/{name}": reason for name, reason in why.items()}
+
+
+def _calibration(built: Built, sample: Any, config: EvaluationConfig) -> dict[str, Any]:
+    options = {"n": config.calibration_n, "draws": config.calibration_draws, "seed": config.seed + 3}
+    return calibration_summary(calibration_ranks(built, sample, **options))
+
+
+_FURTHER: dict[str, Callable[[Built, Any, EvaluationConfig], dict[str, Any]]] = {"calibration": _calibration}
 
 
 def _bits(built: Built, dataset: Any, split: Any, results: dict, reasons: dict) -> None:
@@ -117,11 +153,14 @@ def _is_discrete(built: Built, split: Any) -> bool:
         return False
 
 
-def _no_bound(results: dict, sites: dict, reasons: dict) -> None:
+def _no_bound(config: EvaluationConfig, results: dict, sites: dict, reasons: dict) -> None:
     """A pair whose objective is no bound has neither elbo nor likelihood, whatever the sums say."""
-    for name in ("elbo", "log_likelihood", "bits_per_dim", "rate"):
-        results[name] = results[f"{name}_stderr"] = None
-        reasons[name] = "the pair's objective is no bound on log p(x) (Pair(bound='none'))"
+    estimates = ("elbo", "log_likelihood", "bits_per_dim", "rate")
+    for name in (*estimates, *WEIGHED, "information", *config.further()):
+        if not name.endswith("_stderr"):
+            results[name] = None
+            reasons[name] = "the pair's objective is no bound on log p(x) (Pair(bound='none'))"
+    results |= {f"{name}_stderr": None for name in estimates}
     for site in sites.values():
         site |= dict.fromkeys(site.keys() & {"rate", "rate_stderr"})
 

@@ -371,6 +371,19 @@ def test_the_mixture_has_the_moments_of_its_truth():
         assert (x.std(0) - 0.2).abs().max() < 5 * 0.2 / (2 * len(x)) ** 0.5
 
 
+def test_the_noisy_or_network_has_the_moments_of_its_truth():
+    """n = 40,000, seed 0: how often each symptom, and each two, are off, within 5 standard errors."""
+    data = synthetic.noisy_or_toy(n=40_000)
+    assert data.truth is not None
+    prior, fail, off = (data.truth[key].double() for key in ("prior", "fail", "off"))
+    silent = 1 - data.train.batch(torch.arange(40_000))["x"].double()
+    for d in range(6):
+        for e in range(6):
+            both = fail[d] * (fail[e] if d != e else 1)
+            p = off[d] * (off[e] if d != e else 1) * (1 - prior * (1 - both)).prod()
+            assert abs((silent[:, d] * silent[:, e]).mean() - p) < 5 * (p * (1 - p) / 40_000) ** 0.5
+
+
 def test_bars_are_unions_of_bars_and_moons_are_near_their_circles():
     x = load("bars").train.fields["x"][:, 0].bool()
     across, down = x.all(2), x.all(1)
