@@ -31,7 +31,7 @@ plt.rcParams.update(STYLE)
 #
 # Each row of the batch is the same datum with a loc of its own, so that one pass gives as many independent
 # gradients as there are rows.
-def model(x=None, *, n=None):
+def model(x):
     with pyro.plate("data", len(x), dim=-1):
         z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
         return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
@@ -42,7 +42,7 @@ class Guide(torch.nn.Module):
         super().__init__()
         self.loc = torch.nn.Parameter(torch.zeros(rows, dims))
 
-    def forward(self, x, *, n=None):
+    def forward(self, x):
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(self.loc, 1.0).to_event(1))
 
@@ -50,8 +50,9 @@ class Guide(torch.nn.Module):
 def gradients(estimator, dims, rows=200_000):
     """Independent single-draw gradients of the ELBO in loc, (rows, dims); the truth is x - 2 loc = 1."""
     built = build(ppvae.Pair(model=model, guide=Guide, data=None), rows=rows, dims=dims)
-    estimator(built)(x=torch.ones(rows, dims)).backward()
-    return -built.guide.loc.grad * rows  # the loss is a mean over rows, and minus the ELBO
+    loss = estimator(built)(x=torch.ones(rows, dims))
+    (gradient,) = torch.autograd.grad(loss, [built.guide.loc])
+    return -gradient * rows  # the loss is a mean over rows, and minus the ELBO
 
 
 # %% In Pyro the choice is the distribution's: `has_rsample` says whether a draw can be differentiated. Here
