@@ -78,17 +78,14 @@ for name, text in WAYS.items():
     measured[name] = (off.norm().item(), error.item(), noise.item())
     print(f"{name:<26}{off.norm():>9.4f}{error:>9.4f}{noise:>9.4f}")
 
-# %% A picture: unbiased and noisy to the left, quiet and wrong to the bottom right.
-figure, axis = plt.subplots(figsize=(6.6, 3.6), layout="constrained")
-for i, (name, (off, error, noise)) in enumerate(measured.items()):
-    axis.loglog(max(off, error), noise, "o" if off < 4 * error else "s", color=f"C{i}", ms=8, label=name)
-axis.axvline(max(e for _, e, _ in measured.values()), color="0.8", lw=6, zorder=0)
-axis.set(
-    xlabel="bias, norm (left of the grey line: not seen)",
-    ylabel="noise, standard deviation",
-    title="circles: unbiased; squares: biased",
-)
-axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+# %% A picture: bias with two standard errors of its own, and noise.
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained", sharey=True)
+names = list(measured)[::-1]
+offs, errors, noises = zip(*(measured[name] for name in names), strict=True)
+left.barh(names, offs, xerr=[2 * e for e in errors], color="C3", error_kw={"ecolor": "0.4"})
+left.set(xlabel="norm of the bias, nats", title="how wrong")
+right.barh(names, noises, color="C0")
+right.set(xlabel="standard deviation, nats", title="how noisy")
 figure.savefig(Path(__file__).with_suffix(".png"), dpi=120)
 
 # %% What to remember.
