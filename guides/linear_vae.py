@@ -51,7 +51,7 @@ class Linear(PyroModule):
     def q(self, x) -> Any:
         """q(z | x), of batch shape (B,)."""
         centred = x.flatten(-len(self.model.x_shape)) - self.model.mean
-        return dist.Normal(self.encoder(centred), self.scale).to_event(1)
+        return dist.Normal(self.encoder(centred), self.scale).to_event(1)  # type: ignore
 
 
 PAIR = Pair(

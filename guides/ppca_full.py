@@ -34,7 +34,7 @@ class FullCovariance(PyroModule):
     def q(self, x) -> dist.MultivariateNormal:
         """q(z | x), of batch shape (B,)."""
         loc = self.encoder(x.flatten(-self.event_dim))
-        return dist.MultivariateNormal(loc, scale_tril=self.scale_tril)
+        return dist.MultivariateNormal(loc, scale_tril=self.scale_tril)  # type: ignore
 
 
 PAIR = Pair(

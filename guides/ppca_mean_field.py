@@ -35,7 +35,7 @@ class MeanField(PyroModule):
     def q(self, x) -> Any:
         """q(z | x), of batch shape (B,)."""
         loc = self.encoder(x.flatten(-self.event_dim))
-        return dist.Normal(loc, self.scale).to_event(1)
+        return dist.Normal(loc, self.scale).to_event(1)  # type: ignore
 
 
 PAIR = Pair(

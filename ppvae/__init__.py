@@ -15,6 +15,8 @@ _HOMES = {
     "find": "ppvae.registry",
     "names": "ppvae.registry",
     "check": "ppvae.linter",
+    "Comparison": "ppvae.comparison",
+    "compare": "ppvae.comparison",
     "TrainConfig": "ppvae.config",
     "fit": "ppvae.training",
     "Trained": "ppvae.trained",
@@ -23,6 +25,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from ppvae.comparison import Comparison, compare
     from ppvae.config import TrainConfig
     from ppvae.evaluation import evaluate
     from ppvae.linter import check
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
     from ppvae.training import fit
 
 __all__ = [
-    "Pair", "TrainConfig", "Trained", "check", "evaluate", "find", "fit", "load", "names", "penalty",
+    "Comparison", "Pair", "TrainConfig", "Trained", "check", "compare", "evaluate", "find", "fit", "load",
+    "names", "penalty",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The command line: `ppvae list | check | train | evaluate | sample | new`.
+"""The command line: `ppvae list | check | train | evaluate | compare | sample | new`.
 
 Nothing heavy is imported before a command runs, so that `--help` answers at once. Errors are one line on
 stderr; the exit status is 2 for usage, 1 for failure, 130 or 143 after SIGINT or SIGTERM.
@@ -24,11 +24,17 @@ import tyro
 import yaml
 
 from ppvae import __version__
+from ppvae.comparison.options import CompareConfig, read_schedule
 from ppvae.config import TrainConfig
 from ppvae.errors import PPVAEError, UsageError, nearest
+from ppvae.evaluation_config import EvaluationConfig
 
 PairName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PAIR")]
+Checked = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PAIR|ESTIMATOR")]
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+MaybePair = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PAIR")]
+_NO_CHOICE = CompareConfig()
+_EVALUATION = EvaluationConfig()
 DESCRIPTION = (
     "Deep generative models as Pyro model/guide pairs: write, compare and teach variational inference."
 )
@@ -43,17 +49,18 @@ def list_() -> None:
 
 
 def check(
-    pair: PairName,
+    pair: Checked,
     /,
     data: str | None = None,
     binarization: Literal["none", "static", "dynamic", "threshold"] | None = None,
     sizes: Pairs = (),
     seed: int = 0,
 ) -> int:
-    """Check that a guide fits its model and both fit the data: every finding names file, line and fix.
+    """Check that a guide fits its model and both fit the data: every finding names file, line and fix. Or
+    hold an estimator, such as iwae:k=5 or path/to/file.py:MyEstimator, against pairs whose truth is known.
 
     Args:
-        pair: A name, my_module:PAIR or path/to/file.py:PAIR.
+        pair: A name, my_module:PAIR or path/to/file.py:PAIR; or an estimator.
         data: A data set instead of the pair's own.
         binarization: How grey pixels become bits.
         sizes: Constructor arguments, such as latent=20.
@@ -61,7 +68,7 @@ def check(
     """
     from ppvae import commands
 
-    return commands.check_pair(pair, data, binarization, values(sizes), seed)
+    return commands.check_named(pair, data, binarization, values(sizes), seed)
 
 
 def train(
@@ -88,27 +95,47 @@ def train(
 def evaluate(
     run: RunPath,
     /,
-    k: int = 1000,
-    n: int = 1000,
-    split: Literal["test", "valid", "train"] = "test",
-    seed: int = 0,
+    options: Annotated[EvaluationConfig, tyro.conf.OmitArgPrefixes] = _EVALUATION,
     pair: str | None = None,
     device: str = "auto",
 ) -> None:
-    """Score a run on held-out data: test elbo, log p(x), rate and distortion; writes evaluation.json.
+    """Score a run on held-out data: elbo, log p(x), and how far its guide can be trusted; writes
+    evaluation.json and report.html.
 
     Args:
         run: A run folder, or latest.
-        k: Importance samples per datum.
-        n: Shuffled data of the split for log p(x); the elbo uses all.
-        split: Which data.
-        seed: Seed of the draws and the shuffling.
+        options: What is measured, and how closely.
         pair: The pair again, if it is not a built-in one.
         device: auto, cpu, cuda or cuda:N.
     """
     from ppvae import commands
 
-    commands.evaluate_run(run, k=k, n=n, split=split, seed=seed, pair=pair, device=device)
+    commands.evaluate_run(run, options, pair=pair, device=device)
+
+
+def compare(
+    pair: MaybePair = None,
+    /,
+    options: Annotated[CompareConfig, tyro.conf.OmitArgPrefixes] = _NO_CHOICE,
+    config: Path | None = None,
+    resume: str | None = None,
+    fresh: bool = False,
+) -> None:
+    """Compare estimators on a pair: train each under one budget, and look at bias, variance and cost of their
+    gradients; writes a folder with compare.json and report.html, from which a stopped comparison goes on.
+
+    Args:
+        pair: A name, my_module:PAIR or path/to/file.py:PAIR.
+        options: What is compared, and how.
+        config: A YAML file of options, and of the pair; flags win.
+        resume: A comparison's folder to go on with, or latest.
+        fresh: With --resume, throw away what the folder has.
+    """
+    from ppvae import commands_compare
+
+    if pair is None and config is not None:
+        pair = read_schedule(config)[0]
+    commands_compare.compare_estimators(pair, options, resume, fresh)
 
 
 def sample(
@@ -152,6 +179,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "check": check,
     "train": train,
     "evaluate": evaluate,
+    "compare": compare,
     "sample": sample,
     "new": new,
 }
@@ -248,7 +276,34 @@ def read_recipe(path: Path, own: Mapping[str, Any] | None = None) -> TrainConfig
         raise UsageError(f"{path}: {error}") from None
 
 
+def _schedule(argv: list[str]) -> CompareConfig:
+    """The defaults of `compare`: those of --config's file, else of the folder that --resume goes on with."""
+    given = {name: _given(argv, name) for name in ("--config", "--resume", "--out")}
+    if given["--config"] is not None:
+        return CompareConfig.from_dict(read_schedule(Path(given["--config"]))[1])
+    if given["--resume"] is None:
+        return _NO_CHOICE
+    from ppvae.comparison.folders import saved_options
+
+    return saved_options(given["--resume"], Path(given["--out"] or _NO_CHOICE.out))
+
+
 def _commands(argv: list[str], own: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
+    if argv[:1] == ["compare"] and not {"--help", "-h"} & set(argv):
+        chosen = _schedule(argv)
+
+        def compare_(
+            pair: MaybePair = None,
+            /,
+            options: Annotated[CompareConfig, tyro.conf.OmitArgPrefixes] = chosen,
+            config: Path | None = None,
+            resume: str | None = None,
+            fresh: bool = False,
+        ) -> None:
+            compare(pair, options, config, resume, fresh)
+
+        compare_.__doc__ = compare.__doc__
+        return {**COMMANDS, "compare": compare_}
     if argv[:1] != ["train"] or "--help" in argv or "-h" in argv:
         return COMMANDS
     default = _recipe(argv, own)
@@ -317,10 +372,12 @@ def _refuse_flags(argv: list[str]) -> None:
         for n, p in inspect.signature(COMMANDS[argv[0]]).parameters.items()
         if p.kind is not p.POSITIONAL_ONLY
     ]
-    fields = dataclasses.fields(TrainConfig) if argv[0] == "train" else ()
+    known = {"train": TrainConfig, "compare": CompareConfig, "evaluate": EvaluationConfig}
+    options = known.get(argv[0])
+    fields = dataclasses.fields(options) if options is not None else ()
     names = [n for n in names if n != "options"] + [f.name for f in fields]
     flags = [f"--{name.replace('_', '-')}" for name in names]
-    flags += [f"--no-{f.name}" for f in fields if f.type == "bool"] + ["--help"]
+    flags += [f"--no-{f.name.replace('_', '-')}" for f in fields if f.type == "bool"] + ["--help"]
     for word in argv[1:]:
         flag = word.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in flags:

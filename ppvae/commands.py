@@ -13,13 +13,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ppvae import plots, registry, scaffold
+from ppvae import estimators, plots, registry, scaffold
 from ppvae.config import TrainConfig
 from ppvae.data import load as load_data
 from ppvae.data import names as data_names
 from ppvae.errors import PPVAEError, RunError, UsageError
 from ppvae.evaluation import evaluate, evaluating
+from ppvae.evaluation_config import EvaluationConfig
 from ppvae.linter import check
+from ppvae.reports.run_report import REPORT, write_report
+from ppvae.oracles import examine
 from ppvae.runs import Run
 from ppvae.trained import Trained, load
 from ppvae.training import fit
@@ -28,7 +31,7 @@ console = Console(highlight=False)
 
 
 @contextlib.contextmanager
-def _one_line_warnings() -> Iterator[None]:
+def one_line_warnings() -> Iterator[None]:
     """Inside, a warning is one line on stderr, without the line of code that it came from."""
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"ppvae: warning: {' '.join(str(message).split())}\n"
@@ -46,6 +49,44 @@ def list_pairs() -> None:
         table.add_row(name, pair.data or "-", pair.latent, pair.reference)
     console.print(table)
     console.print(f"data sets: {', '.join(data_names)}; or an .npz file, or a folder of pictures")
+
+
+def check_named(
+    name: str, data: str | None, binarization: str | None, sizes: dict[str, Any], seed: int
+) -> int:
+    """Check a pair, or an estimator where the name is no pair's."""
+    if not _names_estimator(name):
+        return check_pair(name, data, binarization, sizes, seed)
+    if data or binarization or sizes:
+        raise UsageError(f"{name} is an estimator, which is checked on pairs of its own: give it alone")
+    report = examine(name, seed=seed)
+    report.render(console)
+    return 0 if report.ok else 1
+
+
+def _names_estimator(text: str) -> bool:
+    """Whether a text names an estimator; what could be a pair is one.
+
+    Raises:
+        UsageError: an estimator's name with options that it does not have.
+    """
+    if text.partition(":")[0] in (*estimators.ESTIMATORS, "pyro"):
+        return text not in registry.names()
+    try:
+        registry.find(text)
+    except UsageError:
+        pass
+    except Exception:  # in the user's file, which the linter reports with its line
+        return False
+    else:
+        return False
+    place = ":".join(part for part in text.split(":") if "=" not in part)
+    try:
+        estimators.find(place)
+    except UsageError:
+        return False
+    estimators.find(text)
+    return True
 
 
 def check_pair(
@@ -66,7 +107,7 @@ def check_pair(
     return 0 if report.ok else 1
 
 
-@_one_line_warnings()
+@one_line_warnings()
 def train_pair(name: str, config: TrainConfig, resume: str | None) -> None:
     """Train, evaluate, draw pictures, and print where everything is."""
     started = time.monotonic()
@@ -98,19 +139,23 @@ def _shown_and_written(trained: Trained, results: dict[str, Any]) -> dict[str, A
     return results
 
 
-@_one_line_warnings()
-def evaluate_run(path: Path, *, k: int, n: int, split: str, seed: int, pair: str | None, device: str) -> None:
-    """Score a run and write its evaluation.json."""
+@one_line_warnings()
+def evaluate_run(path: Path, config: EvaluationConfig, *, pair: str | None, device: str) -> None:
+    """Score a run and write its evaluation.json, figures and report.html."""
     trained = load(path, pair=pair, device=device)
     if trained.dataset is None:
         raise UsageError(f"pair {trained.pair.name!r} has no data: there is nothing to evaluate it on")
-    results = evaluate(trained.built, trained.dataset, k=k, n=n, split=split, seed=seed)
+    with console.status("") as status:
+        results = evaluate(trained.built, trained.dataset, config, on_stage=status.update)
     assert trained.run is not None
-    _shown_and_written(trained, results)
-    console.print(f"written: {trained.run.path / 'evaluation.json'}", soft_wrap=True)
+    results = _shown_and_written(trained, results)
+    with _writing_to(trained.run.figures):
+        report = write_report(trained, results)
+    for path in (trained.run.path / "evaluation.json", report):
+        console.print(f"written: {path}", soft_wrap=True)
 
 
-@_one_line_warnings()
+@one_line_warnings()
 def sample_run(path: Path, *, n: int, seed: int, pair: str | None, device: str) -> None:
     """Draw grids of samples and reconstructions into the run's figures folder."""
     if n < 1:
@@ -227,7 +272,33 @@ def results_table(trained: Trained, results: dict[str, Any]) -> Table:
             digits = 4 if key == "bits_per_dim" else 2
             spread = "" if error is None else f" ± {_number(error, digits)}"
             table.add_row(label, _number(value, digits) + spread, unit)
+    for row in _trust_rows(results):
+        table.add_row(*row)
     return table
+
+
+def _trust_rows(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """How far the guide can be trusted, a row for each measure that was taken."""
+    if found := results["k_hat"]:
+        share = found["share_above"]
+        size = results["effective_sample_size"]["quantiles"].get("0.5")
+        shown = "-" if share is None else f"{100 * share:.1f} %"
+        worth = "" if size is None else f"; half are worth {size:.3g} draws or fewer"
+        yield f"k-hat above {found['above']}", shown, f"of {results['n']} data{worth}"
+    if found := results.get("calibration"):
+        verdict = "passed" if found["passed"] else "failed"
+        yield "calibration", verdict, f"{found['failing']} of {found['ranked']} ranks not uniform"
+    if found := results.get("ais"):
+        yield _row("log p(x), annealed", found, "ais_lower", f"nats per datum, {found['n']} data")
+        yield _row("upper - lower", found, "bdmc_gap", "nats per datum, annealed from both sides")
+    if found := results.get("gaps"):
+        for name in ("approximation", "amortization"):
+            yield _row(f"{name} gap", found, f"{name}_gap", f"nats per datum, {found['n']} data")
+
+
+def _row(label: str, found: dict[str, Any], name: str, unit: str) -> tuple[str, str, str]:
+    error = found[f"{name}_stderr"]
+    return label, _number(found[name], 2) + ("" if error is None else f" ± {_number(error, 2)}"), unit
 
 
 def _number(value: float, digits: int) -> str:
@@ -245,6 +316,7 @@ def _summary(trained: Trained, results: dict[str, Any] | None, seconds: float) -
     evaluation = trained.run.path / "evaluation.json"
     if results is None:  # one from before the run was resumed would be about other parameters
         evaluation.unlink(missing_ok=True)
+    (trained.run.path / REPORT).unlink(missing_ok=True)  # of an evaluation before this one
     for path in [*sorted(trained.run.figures.glob("*.png")), evaluation]:
         if path.exists():
             console.print(f"written: {path}", soft_wrap=True)

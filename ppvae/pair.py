@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from pyro.poutine.runtime import effectful
@@ -43,7 +44,8 @@ class Pair:
     conditions: tuple[str, ...] = ()
     """Data fields that are given and never modelled; a missing one is an error."""
     discrete: Mapping[str, Handling] = field(default_factory=dict)
-    """How each discrete latent is handled, by site: "enumerate" or "score"."""
+    """How each discrete latent is handled, by site: "enumerate" or "score". A name such as "z*" stands for
+    all sites that it fits, where a size of the pair says how many there are; not with "enumerate"."""
     bound: Literal["elbo", "exact", "none"] = "elbo"
     """What the objective is: a lower bound, log p(x) itself, or not a bound at all."""
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -56,8 +58,8 @@ class Pair:
     evidence: Callable[..., Any] | None = None
     """Where known, `evidence(model, batch) -> log p(x)` of shape (B,), in nats."""
     posterior: Callable[..., Any] | None = None
-    """Where known, `posterior(model, batch) -> {site: distribution}`: the exact p(z_i | x) of each latent site
-    by itself. How the latents of one datum depend on each other is told by methods of the model."""
+    """Where known, `posterior(model, batch) -> {site: distribution}`: the exact p(z_i | x) of each latent
+    site by itself. How several latent sites depend on each other is told by methods of the model."""
     elbo: Callable[..., Any] | None = None
     """Where known, `elbo(model, guide, batch) -> (B,)`: the exact ELBO, differentiable in both, in nats."""
     vectorize: bool | None = None
@@ -69,6 +71,12 @@ class Pair:
     """Authors, year, title, identifier."""
     name: str = ""
     """Filled in by the registry."""
+
+    def handling(self, site: str) -> Handling | None:
+        """What `discrete` says of a site, by its name or else by the first pattern that fits."""
+        if site in self.discrete:
+            return self.discrete[site]
+        return next((how for pattern, how in self.discrete.items() if fnmatchcase(site, pattern)), None)
 
 
 def penalty(name: str, value: Tensor, group: str | None = None) -> Tensor:

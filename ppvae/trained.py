@@ -44,13 +44,18 @@ class Trained:
     run: Run | None = None
     step: int = 0
 
-    def evaluate(self, k: int = 1000, n: int = 1000, seed: int = 0, split: str = "test") -> dict[str, Any]:
-        """What `ppvae.evaluate` says of it: elbo, log p(x) with K = k over n data, rate, distortion, ..."""
+    def evaluate(
+        self, k: int = 1000, n: int = 1000, seed: int = 0, split: str = "test", **further: Any
+    ) -> dict[str, Any]:
+        """What `ppvae.evaluate` says of it: elbo, log p(x) with K = k over n data, rate, distortion, ...
+
+        `further` are fields of `EvaluationConfig`, such as `calibration=True`.
+        """
         if self.dataset is None:
             raise UsageError(
                 f"pair {self.pair.name!r} has no data to evaluate on: its bound is the elbo of the last step"
             )
-        return evaluate(self.built, self.dataset, k=k, n=n, seed=seed, split=split)
+        return evaluate(self.built, self.dataset, k=k, n=n, seed=seed, split=split, **further)
 
     @torch.no_grad()
     def generate(self, n: int = 16, *, mean: bool = True, **conditions: Tensor) -> Tensor:

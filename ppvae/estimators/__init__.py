@@ -25,7 +25,9 @@ from ppvae.estimators.nvil import NVIL
 from ppvae.estimators.objective import Objective
 from ppvae.estimators.piwae import PIWAE
 from ppvae.estimators.pyro_bridge import LOSSES, AsPyro, PyroLoss
+from ppvae.estimators.rebar import REBAR
 from ppvae.estimators.reinforce import Reinforce
+from ppvae.estimators.relax import RELAX
 from ppvae.estimators.renyi import Renyi
 from ppvae.estimators.rws import RWS
 from ppvae.estimators.stl import STL
@@ -60,6 +62,8 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "gdreg": GDReG,
     "tvo": TVO,
     "mmd": MMD,
+    "rebar": REBAR,
+    "relax": RELAX,
 }
 """Every estimator of ours by name: the name is its file's."""
 
@@ -78,6 +82,8 @@ __all__ = [
     "MMD",
     "NVIL",
     "PIWAE",
+    "REBAR",
+    "RELAX",
     "RWS",
     "STL",
     "TVO",

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ppvae.built import Built
 from ppvae.data.dataset import Dataset
 from ppvae.errors import DataError, PairError
-from ppvae.evaluation.calibration import calibration_ranks, calibration_summary
+from ppvae.evaluation.further import MEASURES, Evaluated
 from ppvae.evaluation.information import information, information_summary
 from ppvae.evaluation.means import batches, evaluating, mean_terms
 from ppvae.evaluation.units import active_units
@@ -37,8 +38,8 @@ def evaluate(
     draws for each of `n` shuffled data) and, off the same weights, its `k_curve`, `k_hat`,
     `effective_sample_size` and the `worst` data; `information`, `rate`, `distortion`, `bits_per_dim`,
     `active_units`, `k`, `n`, `n_elbo`, `sites`, `binarization`, `data_hash`, `seconds`; and what is asked for
-    besides: `calibration`. What is undefined for the pair is None, and `reasons` says why. A dynamically
-    binarized split is evaluated on its one fixed draw.
+    besides: `calibration`, `ais`, `gaps`, `rate_distortion`. What is undefined for the pair is None, and
+    `reasons` says why. A dynamically binarized split is evaluated on its one fixed draw.
 
     Args:
         config: what is measured; `options` are fields of it, such as `k=5000` or `calibration=True`, and win.
@@ -73,14 +74,15 @@ def evaluate(
         order = order[: config.n]
         sample = held_out.subset(order.to(held_out.device))
         tell("log p(x)")
-        _weights(built, sample, order, config, results, reasons)
+        log_likelihood = _weights(built, sample, order, config, results, reasons)
         _bits(built, dataset, held_out, results, reasons)
         tell("information")
         _information(built, sample, config, results, reasons)
+        evaluated = Evaluated(built, sample, config, log_likelihood)
         for name in config.further():
             tell(name.replace("_", " "))
             try:
-                results[name] = _FURTHER[name](built, sample, config)
+                results[name] = MEASURES[name](evaluated)
             except PairError as error:
                 results[name], reasons[name] = None, str(error)
     return results | {
@@ -99,13 +101,20 @@ def evaluate(
     }
 
 
-def _weights(built: Built, sample: Any, order: Any, config: EvaluationConfig, results: dict, reasons: dict):
+def _weights(
+    built: Built, sample: Any, order: Tensor, config: EvaluationConfig, results: dict, reasons: dict
+) -> Tensor | None:
+    """log p(x) of each datum of the sample, None where there are no weights."""
     try:
-        found, why = weighed_summary(weigh(built, sample, config.k, config.seed + 1), order)
+        weighed = weigh(built, sample, config.k, config.seed + 1)
     except PairError as error:
-        found, why = dict.fromkeys(WEIGHED), {key: str(error) for key in WEIGHED if "stderr" not in key}
+        results |= dict.fromkeys(WEIGHED)
+        reasons |= {name: str(error) for name in WEIGHED if not name.endswith("_stderr")}
+        return None
+    found, why = weighed_summary(weighed, order)
     results |= found
     reasons |= why
+    return weighed.log_likelihood
 
 
 def _information(built: Built, sample: Any, config: EvaluationConfig, results: dict, reasons: dict) -> None:
@@ -113,14 +122,6 @@ def _information(built: Built, sample: Any, config: EvaluationConfig, results: d
     results["information"] = {name: information_summary(parts) for name, parts in found.items()}
     results["information"] |= dict.fromkeys(why)
     reasons |= {f"information/{name}": reason for name, reason in why.items()}
-
-
-def _calibration(built: Built, sample: Any, config: EvaluationConfig) -> dict[str, Any]:
-    options = {"n": config.calibration_n, "draws": config.calibration_draws, "seed": config.seed + 3}
-    return calibration_summary(calibration_ranks(built, sample, **options))
-
-
-_FURTHER: dict[str, Callable[[Built, Any, EvaluationConfig], dict[str, Any]]] = {"calibration": _calibration}
 
 
 def _bits(built: Built, dataset: Any, split: Any, results: dict, reasons: dict) -> None:

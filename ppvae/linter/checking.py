@@ -199,7 +199,7 @@ def _table(subject: Subject) -> list[Row]:
         how = (
             ""
             if site.observed
-            else subject.pair.discrete.get(name) or ("reparameterized" if q and q.fn.has_rsample else "score")
+            else subject.pair.handling(name) or ("reparameterized" if q and q.fn.has_rsample else "score")
         )
         found.append(
             Row(

@@ -11,7 +11,7 @@ def handling(subject: Subject) -> None:
     """How each latent is handled is declared where it is not reparameterized."""
     pair = subject.pair
     for name, q in subject.guide.sites.items():
-        how, discrete = pair.discrete.get(name), bool(getattr(support_of(q.fn), "is_discrete", False))
+        how, discrete = pair.handling(name), bool(getattr(support_of(q.fn), "is_discrete", False))
         if q.infer.get("is_auxiliary") or name not in subject.model.sites:
             continue
         if how == "enumerate":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 from ppvae.errors import nearest
@@ -64,7 +65,7 @@ def names(subject: Subject) -> None:
             name,
         )
     for name in subject.pair.discrete:
-        if name not in guide and name not in model:
+        if not any(fnmatchcase(site, name) for site in (*guide, *model)):
             latents = [n for n, s in model.items() if not s.observed]
             subject.error(
                 "handling",

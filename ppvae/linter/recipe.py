@@ -65,6 +65,14 @@ def parts(subject: Subject) -> None:
                 "use 'enumerate', 'score' or 'reparameterized'",
                 site,
             )
+        elif how == "enumerate" and "*" in site:
+            subject.error(
+                "handling",
+                f"Pair(discrete=) enumerates {site!r}, but each enumerated site must be named",
+                places.of_pair(pair, "discrete"),
+                "write one entry for each site",
+                site,
+            )
     arguments = _constructor(pair)
     for name in pair.sizes:
         if name not in arguments:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from ppvae.linter import places
@@ -13,6 +14,7 @@ from ppvae.linter.evaluation import evaluation
 from ppvae.linter.explain import explain
 from ppvae.linter.subject import Subject
 from ppvae.linter.wording import one_line
+from ppvae.tracing import DATA_PLATE
 
 
 def sampling(subject: Subject) -> None:
@@ -77,9 +79,11 @@ def amortized(subject: Subject) -> None:
     takes = subject.built._takes["guide"]
     if takes is not None and any(not v.is_floating_point() for n, v in inputs.items() if n in takes):
         return
-    run = subject.run("guide", inputs)
-    if run.error is not None or (takes is not None and not takes & set(inputs)):
+    with _Discrete() as draws:
+        run = subject.run("guide", inputs)
+    if run.error is not None or draws.whole or (takes is not None and not takes & set(inputs)):
         return
+    inputs |= draws.leaves
     for name, site in run.sites.items():
         log_q = site.fn.log_prob(site.value.detach()) if isinstance(site.value, Tensor) else None
         if site.in_data and log_q is not None and log_q.requires_grad and not _follows(log_q, inputs):
@@ -91,6 +95,25 @@ def amortized(subject: Subject) -> None:
                 "model and guide",
                 name,
             )
+
+
+class _Discrete(Messenger):
+    """Makes inputs of the graph of draws that are not differentiable: a q that reads one differs by datum."""
+
+    def __init__(self):
+        super().__init__()
+        self.leaves: dict[str, Tensor] = {}
+        self.whole = False
+        """Whether there are integers, behind which no gradient tells what is read."""
+
+    def _pyro_post_sample(self, msg) -> None:
+        value = msg["value"]
+        in_data = any(frame.name == DATA_PLATE for frame in msg["cond_indep_stack"])
+        if not in_data or msg["is_observed"] or not isinstance(value, Tensor) or msg["fn"].has_rsample:
+            return
+        self.whole = self.whole or not value.is_floating_point()
+        if value.is_floating_point() and not value.requires_grad:
+            msg["value"] = self.leaves[msg["name"]] = value.clone().requires_grad_()
 
 
 def _follows(value: Tensor, inputs: Mapping[str, Tensor]) -> bool:

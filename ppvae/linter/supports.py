@@ -39,7 +39,7 @@ def latents(subject: Subject) -> None:
         mine, theirs = support_of(q.fn), support_of(p.fn)
         # A Delta has the support of its point, not the reals that it declares; a straight-through relaxation
         # draws discrete values from a continuous distribution, on purpose.
-        drawn = family(q.fn) == "Delta" or subject.pair.discrete.get(name) == "reparameterized"
+        drawn = family(q.fn) == "Delta" or subject.pair.handling(name) == "reparameterized"
         inside = None if drawn else _inside(mine, theirs)
         if inside is None or inside:
             ok = lies_in(theirs, q.value)

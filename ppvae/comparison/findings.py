@@ -1,0 +1,114 @@
+"""What the gradient laboratory found, as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from ppvae.comparison.moments import Estimate
+
+UNITS = {
+    "norm": "nats per datum and unit of the parameters",
+    "bias": "nats per datum and unit of the parameters",
+    "bias_squared": "its square",
+    "z": "standard errors",
+    "variance": "its square, summed over parameters",
+    "variance_time": "that times seconds",
+    "snr": "none",
+    "snr_per_parameter": "none",
+    "dsnr": "none",
+    "seconds": "seconds per gradient",
+    "bound": "nats per datum",
+}
+
+
+@dataclass
+class GroupFinding:
+    """One estimator's gradient for one group of parameters."""
+
+    parameters: int
+    norm: Estimate
+    """|E g|, without the noise's share."""
+    variance: Estimate
+    """tr Cov g."""
+    variance_time: float
+    """tr Cov g times the seconds of one gradient: what it costs to average the noise away."""
+    snr: float
+    snr_per_parameter: float | None
+    dsnr: Estimate | None
+    """None for fewer than 3 parameters, where it says nothing."""
+    target: str | None = None
+    """What the gradient climbs on average, by the estimator's own word; None: no functional."""
+    bias: Estimate | None = None
+    bias_squared: Estimate | None = None
+    """|E g - truth|^2 without the noise's share; may be negative."""
+    z: float | None = None
+    """Of the hypothesis that there is no bias."""
+    reference: str | None = None
+    """What the truth is."""
+
+
+@dataclass
+class Probe:
+    """One estimator in the laboratory; `refused` says why it has no numbers."""
+
+    estimator: str
+    seconds: float | None = None
+    """The median of one gradient, without the optimizer's step."""
+    seconds_quartiles: tuple[float, float] | None = None
+    bound: Estimate | None = None
+    """The reported bound on this batch: mean over repeats."""
+    groups: dict[str, GroupFinding] = field(default_factory=dict)
+    settled: int = 0
+    """Steps that its own baselines learnt before."""
+    refused: str | None = None
+
+
+@dataclass
+class Laboratory:
+    """All estimators at one setting of the parameters, on one batch."""
+
+    probes: list[Probe]
+    repeats: int
+    rows: int
+    parameters: dict[str, int]
+    step: int = 0
+    seed: int = 0
+    at: str = "the parameters given"
+    """Which parameters these are, in words."""
+    exact_elbo: float | None = None
+    evidence: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with their units."""
+        return {**dataclasses.asdict(self), "units": UNITS}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Laboratory:
+        """The exact inverse of `to_dict`."""
+        probes = [_probe(found) for found in saved["probes"]]
+        rest = {k: v for k, v in saved.items() if k not in ("probes", "units")}
+        return cls(probes=probes, **rest)
+
+
+def _probe(saved: dict[str, Any]) -> Probe:
+    groups = {name: _group(found) for name, found in saved["groups"].items()}
+    quartiles = saved["seconds_quartiles"]
+    return Probe(
+        **{
+            **saved,
+            "groups": groups,
+            "bound": _estimate(saved["bound"]),
+            "seconds_quartiles": None if quartiles is None else tuple(quartiles),
+        }
+    )
+
+
+def _group(saved: dict[str, Any]) -> GroupFinding:
+    measured = ("norm", "variance", "dsnr", "bias", "bias_squared")
+    return GroupFinding(**{**saved, **{name: _estimate(saved[name]) for name in measured}})
+
+
+def _estimate(saved: dict[str, Any] | None) -> Estimate | None:
+    return None if saved is None else Estimate(**saved)
