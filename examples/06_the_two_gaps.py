@@ -38,7 +38,7 @@ class Linear(PPCA):
         self.raw_scale = torch.nn.Parameter(torch.tensor(2.0))
 
 
-# %% Four guides: a full covariance or a diagonal one, and an encoder that sees all of x or all but one number.
+# %% Four guides: a full covariance or a diagonal one, and an encoder that sees all of x or all but a number.
 class Guide(torch.nn.Module):
     def __init__(self, model, full=True, sees=SIZE):
         super().__init__()

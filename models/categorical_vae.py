@@ -14,8 +14,9 @@ Maddison, Mnih & Teh (2017), The Concrete Distribution, arXiv:1611.00712.
 
 Departures from Jang et al.:
     1. 20 variables of 10 categories, the sizes of their published code.
-    2. Two hidden layers of 200 ReLUs; the decoder's bias starts at the pixels' log-odds, and the weights as
-       He's, see `ppvae.nets`.
+    2. Two hidden layers of 200 ReLUs, whose weights start as He's, see `ppvae.nets`.
+
+The decoder does not start at the pixels' log-odds, as `vae` does: see `bernoulli_vae`.
 
 Not to be confused with a VQ-VAE, whose one-hot code is the nearest entry of a codebook and has no noise.
 """
@@ -42,7 +43,6 @@ class CategoricalVAE(VAE):
         categories: number of values of each.
         hidden: widths of the decoder's hidden layers; unused where `decoder` is given.
         likelihood: `bernoulli`, `continuous_bernoulli`, `gaussian` or `discretized_logistic`.
-        x_mean: mean of the training data, at which a Bernoulli likelihood starts.
         decoder: any net from (B, codes * categories) to as many numbers as the likelihood needs; see
             `ppvae.nets`.
     """
@@ -56,10 +56,9 @@ class CategoricalVAE(VAE):
         categories: int = 10,
         hidden: Sequence[int] = (200, 200),
         likelihood: str = "bernoulli",
-        x_mean: Tensor | None = None,
         decoder: Brought | None = None,
     ):
-        super().__init__(x_shape, codes * categories, hidden, likelihood, x_mean, decoder)
+        super().__init__(x_shape, codes * categories, hidden, likelihood, decoder=decoder)
         self.codes, self.categories = codes, categories
         self.register_buffer("logits", torch.zeros(codes, categories), persistent=False)
 

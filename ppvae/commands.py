@@ -17,12 +17,12 @@ from ppvae import estimators, plots, registry, scaffold
 from ppvae.config import TrainConfig
 from ppvae.data import load as load_data
 from ppvae.data import names as data_names
-from ppvae.errors import PPVAEError, RunError, UsageError
+from ppvae.errors import PPVAEError, RunError, UsageError, nearest
 from ppvae.evaluation import evaluate, evaluating
 from ppvae.evaluation_config import EvaluationConfig
 from ppvae.linter import check
-from ppvae.reports.run_report import REPORT, write_report
 from ppvae.oracles import examine
+from ppvae.reports.run_report import REPORT, write_report
 from ppvae.runs import Run
 from ppvae.trained import Trained, load
 from ppvae.training import fit
@@ -80,6 +80,8 @@ def _names_estimator(text: str) -> bool:
         return False
     else:
         return False
+    if nearest(text, estimators.ESTIMATORS) and not nearest(text, registry.names()):
+        estimators.find(text)  # raises with the nearest name
     place = ":".join(part for part in text.split(":") if "=" not in part)
     try:
         estimators.find(place)

@@ -611,4 +611,4 @@ def test_main_puts_the_signal_handler_back(capsys):
     before = signal.getsignal(signal.SIGTERM)
     said(capsys, "list")
     assert signal.getsignal(signal.SIGTERM) is before
-    assert cli.COMMANDS.keys() == {"list", "check", "train", "evaluate", "sample", "new"}
+    assert cli.COMMANDS.keys() == {"list", "check", "train", "evaluate", "compare", "sample", "new"}

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ppvae.cli import COMMANDS
+from ppvae.estimators import ESTIMATORS
 from ppvae.registry import names
 
 ROOT = Path(__file__).parent.parent
@@ -68,3 +69,14 @@ def test_no_file_but_the_embedded_set_is_over_a_megabyte():
     files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
     large = {f.name for f in files if f.is_file() and f.stat().st_size > 1_000_000}
     assert large <= {"digits.npz"}
+
+
+def test_every_estimator_is_named_and_explained():
+    for name in ESTIMATORS:
+        assert f"`{name}`" in README
+    page = importlib.util.spec_from_file_location("estimators_page", ROOT / "benchmarks" / "estimators.py")
+    assert page is not None
+    assert page.loader is not None
+    module = importlib.util.module_from_spec(page)
+    page.loader.exec_module(module)
+    assert (ROOT / "docs" / "estimators.md").read_text() == module.page(), "run benchmarks/estimators.py"

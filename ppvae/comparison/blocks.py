@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ppvae.comparison.findings import GroupFinding, Laboratory, Probe
 from ppvae.comparison.moments import Estimate
-from ppvae.comparison.result import Comparison
 from ppvae.reports import measured, numeral
+
+if TYPE_CHECKING:
+    from ppvae.comparison.result import Comparison
 
 CLEAR = 3.0
 """Standard errors from which a bias is called seen."""

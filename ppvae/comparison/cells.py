@@ -25,6 +25,8 @@ from ppvae.evaluation.means import batches
 from ppvae.pair import Pair
 from ppvae.training import run_loop
 
+METRICS = ("elbo", "log_likelihood")
+"""The bounds that estimators are compared by."""
 CURVE_SEED = 40_000
 """Of the curves' test data and of the draws on them: the same for every cell and point."""
 KEPT = (

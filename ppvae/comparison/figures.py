@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -12,9 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
 from ppvae.comparison.blocks import CLEAR
+from ppvae.comparison.cells import METRICS
 from ppvae.comparison.findings import GroupFinding, Laboratory
-from ppvae.comparison.result import METRICS, Comparison
 from ppvae.plots.style import BLUE, GREEN, RED, SOFT, STYLE, kind_colors, new_figure
+
+if TYPE_CHECKING:
+    from ppvae.comparison.result import Comparison
 
 GRID_POINTS = 200
 NAMES = {"elbo": "test elbo", "log_likelihood": "test log p(x)"}

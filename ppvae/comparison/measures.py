@@ -31,11 +31,12 @@ def root(square: float, stderr: float) -> Estimate:
 def squared_norm(moments: Moments, along: float) -> Estimate:
     """|mu|^2 without the noise's share, |bar g|^2 - tr C / R.
 
-    Its variance is 2 tr C^2 / R^2 + 4 mu' C mu / R; `along` is u' C u for the direction u of mu.
+    Its variance for Gaussian g is 2 tr C^2 / (R (R - 1)) + 4 mu' C mu / R; `along` is u' C u for the
+    direction u of mu.
     """
     count = moments.count
     value = float(moments.mean.square().sum()) - moments.variance.value / count
-    spread = 2 * moments.trace_of_square / count**2 + 4 * max(0.0, value) * along / count
+    spread = 2 * _spread(moments) ** 2 + 4 * max(0.0, value) * along / count
     return Estimate(value, math.sqrt(max(0.0, spread)))
 
 
@@ -80,16 +81,16 @@ def squared_bias(own: Moments, truth: Moments | None, exact: Tensor | None, alon
     """|E g - truth|^2 without the noise's share, |bar g - bar t|^2 - tr C / R - tr C_t / R_t.
 
     `exact` is a truth without error, else `truth` holds its repeats. The variance is 2 tr S^2 + 4 b' S b with
-    S = C / R + C_t / R_t and b the bias; tr(C C_t) is at most sqrt(tr C^2 tr C_t^2), which is put for it.
-    `along` is u' S u for the direction u of b.
+    S = C / R + C_t / R_t and b the bias (and R (R - 1) for R^2, as above); tr(C C_t) is at most
+    sqrt(tr C^2 tr C_t^2), which is put for it. `along` is u' S u for the direction u of b.
     """
     wanted = truth.mean if exact is None else exact.double()  # type: ignore[union-attr]
     value = float((own.mean - wanted).square().sum()) - own.variance.value / own.count
-    spread = math.sqrt(own.trace_of_square) / own.count
+    spread = _spread(own)
     if exact is None:
         assert truth is not None
         value -= truth.variance.value / truth.count
-        spread += math.sqrt(truth.trace_of_square) / truth.count
+        spread += _spread(truth)
     return Estimate(value, math.sqrt(2 * spread**2 + 4 * max(0.0, value) * along))
 
 
@@ -104,6 +105,11 @@ def z_of_bias(own: list[Tensor], truth: list[Tensor] | None, exact: float, round
     first, second = mean_of(own), Estimate(exact) if truth is None else mean_of(truth)
     error = math.hypot(first.stderr or 0.0, second.stderr or 0.0, rounding)
     return (first.value - second.value) / error if error > 0 else 0.0
+
+
+def _spread(moments: Moments) -> float:
+    """sqrt(tr C^2 / (R (R - 1)))."""
+    return math.sqrt(moments.trace_of_square / (moments.count * (moments.count - 1)))
 
 
 def _ratio(signal: float, noise: float) -> float:

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ppvae.comparison.blocks import CLEAR, Block, blocks, details
-from ppvae.comparison.result import METRICS, Comparison
+from ppvae.comparison.cells import METRICS
 from ppvae.reports import Page, measured, numeral
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ppvae.comparison.result import Comparison
 
 Figures = Mapping[str, "Figure"]
 

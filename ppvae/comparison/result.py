@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppvae.comparison.cells import Cell
+from ppvae.comparison.cells import METRICS, Cell
 from ppvae.comparison.differences import Difference, mean_and_stderr, paired_difference
 from ppvae.comparison.findings import Laboratory
 from ppvae.runs import strict_json
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 FORMAT = 1
-METRICS = ("elbo", "log_likelihood")
 UNITS = {
     "elbo": "nats per datum",
     "log_likelihood": "nats per datum",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group
@@ -10,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ppvae.comparison.blocks import Block, blocks
-from ppvae.comparison.result import Comparison
+
+if TYPE_CHECKING:
+    from ppvae.comparison.result import Comparison
 
 
 def table(comparison: Comparison) -> Group:

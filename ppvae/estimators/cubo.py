@@ -32,13 +32,13 @@ class CUBO(PathDerivative):
     Each draw is weighed by w_k^n over its mean in one of two ways:
 
         against="all"     over all K draws: the weights sum to one, are bounded, and the guide's gradient is
-                          biased by O(1/K); the rule of CHIVI, whose shift is the largest weight. K = 1 is stl
-                          times n - 1.
+                          biased by O(1/K). (The paper divides by the largest w_k^n of the draws, which
+                          turns the mean direction likewise.) K = 1 is stl times n - 1.
         against="others"  over the other K - 1 draws: of each datum, a positive multiple of the gradient above
                           without bias in its direction, but of unbounded weights. K > 1.
 
-    Both vanish without variance at the exact posterior. The model does not follow an upper bound: it climbs
-    that of `iwae` with the same draws, without bias.
+    Either way the guide's gradient is zero, draw by draw, at the exact posterior. The model does not follow
+    an upper bound: it climbs that of `iwae` with the same draws, without bias.
 
     Reference: Dieng, Tran, Ranganath, Paisley & Blei (2017), arXiv:1611.00328.
     """

@@ -126,14 +126,15 @@ class REBAR(Estimator):
         bound = hard.log_weight.mean(0) + hard.log_global.mean() / hard.num_data
         losses = {"all": loss}
         if torch.is_grad_enabled():
-            surrogate, variance = self._gradient(terms, signal, Signal.of(terms, beta))
+            surrogate, moment = self._gradient(terms, signal, Signal.of(terms, beta))
             losses["all"] = loss - surrogate
             if self.learn:
-                losses["estimator"] = variance
+                losses["estimator"] = moment
         return Objective(bound.detach(), losses, metrics(hard))
 
     def _gradient(self, terms: Terms, hard: Signal, each: Signal) -> tuple[Tensor, Tensor]:
-        """(of value zero, with the gradient of E f through the logits; the estimate's variance per datum)."""
+        """(of value zero, with the gradient of E f through the logits; the second moment of single draws of
+        that gradient in a datum's own logits: as the mean never changes, it falls like the variance)."""
         sites = _companions(terms)
         soft, again = self._control(sites, each)
         leaves = [site.noise.logits for site in sites]
@@ -142,15 +143,15 @@ class REBAR(Estimator):
         pulls = torch.autograd.grad(
             gap, leaves, create_graph=self.learn, retain_graph=True, allow_unused=True
         )
-        surrogate, variance = terms.like.new_zeros(()), terms.like.new_zeros(())
+        surrogate, moment = terms.like.new_zeros(()), terms.like.new_zeros(())
         for site, pull in zip(sites, pulls, strict=True):
             value, judged = _blocks(site.value)[0], hard.at(site).detach() - again.at(site)
             slope = spread(judged, value, len(site.q.event_shape)) * (value - self._probs(site))
             slope = slope if pull is None else slope + pull
             surrogate = surrogate + (slope.detach() * _blocks(_logits(site.q))[0]).sum() / self.particles
             rows = 1 if site.kind == "global" else terms.rows
-            variance = variance + slope.square().sum() * rows / self.particles
-        return surrogate - surrogate.detach(), variance
+            moment = moment + slope.square().sum() * rows / self.particles
+        return surrogate - surrogate.detach(), moment
 
     def _control(self, sites: list[Site], each: Signal) -> tuple[Signal, Signal]:
         """The control variate at z and at z~."""

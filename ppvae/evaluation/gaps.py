@@ -24,7 +24,7 @@ from ppvae.built import Built
 from ppvae.errors import UsageError
 from ppvae.evaluation.ais import annealed, named_mean
 from ppvae.evaluation.chunks import row_chunks
-from ppvae.evaluation.local_gaussian import AT_ONCE, Family, elbos, fitted, guide_gaussian
+from ppvae.evaluation.local_gaussian import AT_ONCE, Family, LocalGaussian, elbos, fitted, guide_gaussian
 from ppvae.evaluation.log_joint import LogJoint
 from ppvae.evaluation.means import evaluating
 from ppvae.shapes import Float
@@ -33,6 +33,8 @@ CHAINS, TEMPERATURES = 20, 200
 """Of the annealed estimate of log p(x), where importance sampling is not the better one."""
 TOLERANCE = 0.01
 """Nats by which the noise of Adam may leave q* short of its maximum, without a warning."""
+UNSETTLED, ROUNDS = 0.1, 5
+"""Nats of gain in the second half for which a fit goes on, and how often it begins at most."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Gaps:
     best_error: Float[Tensor, " B"]
     amortization_error: Float[Tensor, " B"]
     """Of best - amortized, which share their noise where they can."""
+    unsettled: Float[Tensor, " B"]
+    """What L[q*] still gained in the second half of the fit."""
     family: Family
     note: str | None
     """How the family of q* differs from the guide's own; None where it does not."""
@@ -67,7 +71,8 @@ class Gaps:
         return self.best - self.amortized
 
     def warnings(self) -> list[str]:
-        """A line for each gap whose mean is negative by more than `TOLERANCE` and three Monte Carlo errors."""
+        """A line for each gap whose mean is negative by more than `TOLERANCE` and three Monte Carlo errors,
+        and one for data whose q* has not settled."""
         found: list[str] = []
         error = (self.log_p_error**2 + self.best_error**2).sqrt()
         why = {"approximation": "log p(x) is estimated too low", "amortization": "q* has not converged"}
@@ -76,6 +81,9 @@ class Gaps:
             if mean < -3 * deviation - TOLERANCE:
                 more = f"; {self.note}" if self.note else ""
                 found.append(f"the {name} gap is {mean:.3g} +- {deviation:.2g} nats: {why[name]}{more}")
+        if bool((self.unsettled > UNSETTLED).any()):
+            many, most = int((self.unsettled > UNSETTLED).sum()), float(self.unsettled.max())
+            found.append(f"q* of {many} data was still gaining, by up to {most:.2g} nats: raise steps")
         return found
 
     def summary(self) -> dict[str, Any]:
@@ -112,7 +120,7 @@ def inference_gaps(
             coordinates are all independent, another family than that of a hierarchical guide (`Gaps.note`).
         log_p: log p(x) of each datum, where it is known better than below.
         steps, particles, lr: of Adam, whose rate falls to zero by a cosine; `lr` is in units of the guide's
-            width.
+            width. A fit that has not settled after them is begun again where it stands, four times at most.
         draws: for each final ELBO.
         k: draws of importance sampling, where the pair has no `evidence`; the larger in the mean of this and
             of annealed importance sampling is taken.
@@ -131,26 +139,36 @@ def inference_gaps(
     parts = []
     with evaluating(built, seed):
         for part in row_chunks(built, inputs, max(particles, min(draws, AT_ONCE))):
-            start = guide_gaussian(built, part, family)
-            best = fitted(LogJoint(built, part, particles, "prior"), start, steps, lr)
-            parts.append((*elbos(built, part, start, best, draws), start))
-        values = [torch.cat(column) for column in list(zip(*parts, strict=True))[:4]]
+            guide = guide_gaussian(built, part, family)
+            best, gained = _best(LogJoint(built, part, particles, "prior"), guide, steps, lr)
+            parts.append((*elbos(built, part, guide, best, draws), gained))
+        amortized, elbo, error, paired, gained = (torch.cat(column) for column in zip(*parts, strict=True))
         found = (log_p, torch.zeros_like(log_p), "given") if log_p is not None else _known(built, inputs)
     if found is None:
         found = _estimated(built, inputs, k, seed)
-    amortized, best_elbo, best_error, paired_error = values
-    chosen = parts[0][-1]
     return Gaps(
         log_p=found[0].double(),
         log_p_error=found[1].double(),
         amortized=amortized,
-        best=best_elbo,
-        best_error=best_error,
-        amortization_error=paired_error,
-        family=chosen.family,
-        note=chosen.note,
+        best=elbo,
+        best_error=error,
+        amortization_error=paired,
+        unsettled=gained,
+        family=guide.family,
+        note=guide.note,
         source=found[2],
     )
+
+
+def _best(
+    joint: LogJoint, start: LocalGaussian, steps: int, lr: float
+) -> tuple[LocalGaussian, Float[Tensor, " B"]]:
+    """The fit, begun anew where it has come to as long as a datum has still gained in the second half."""
+    for _ in range(ROUNDS):
+        start, gained = fitted(joint, start, steps, lr)
+        if bool(gained.max() < UNSETTLED):
+            break
+    return start, gained
 
 
 def _known(built: Built, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, str] | None:

@@ -1,13 +1,14 @@
 """The best Gaussian posterior of each datum by itself: fitted to all data of a batch at once.
 
-    u = loc + width v,   v = shift + root eps,   eps ~ N(0, I)
+    q(u) = N(loc, width width'),   maximizing L = E_q[log p(x, u) - log q(u)]
 
-maximizing E[log p(x, u) - log q(u)] over shift and root; loc and width are the guide's own, so that shift = 0
-and root = I is where the fit begins, and its steps are in units of the guide's width.
+The fit moves in units of the width that it begins with: loc + width shift and width root are what it tries,
+from shift = 0 and root = I.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,16 +31,16 @@ AT_ONCE = 100
 
 @dataclass(frozen=True)
 class LocalGaussian:
-    """Where the fit begins. In a mean field, width and root are the diagonals of diagonal matrices."""
+    """q(u) = N(loc, width width') for each datum."""
 
     loc: Float[Tensor, "B D"]
     width: Float[Tensor, "B D"] | Float[Tensor, "B D D"]
-    """Lower triangular."""
+    """Lower triangular; of a mean field, its diagonal."""
     family: Family
     note: str | None
     """How the family differs from the guide's; None where it does not."""
     is_guide: bool
-    """Whether shift = 0 and root = I is the guide itself."""
+    """Whether this is the guide itself."""
 
 
 def guide_gaussian(built: Built, batch: Mapping[str, Tensor], family: Family | None) -> LocalGaussian:
@@ -106,14 +107,22 @@ def _refuse_site(site: Site) -> None:
         )
 
 
-def fitted(joint: LogJoint, start: LocalGaussian, steps: int, lr: float) -> tuple[Tensor, Tensor]:
-    """(shift, root) of q*, by the path derivative of the ELBO (Roeder et al. 2017), which is without noise
-    where q* is the posterior."""
+def fitted(
+    joint: LogJoint, start: LocalGaussian, steps: int, lr: float
+) -> tuple[LocalGaussian, Float[Tensor, " B"]]:
+    """(q*, what its ELBO gained in the second half of the steps, in nats).
+
+    Adam follows the path derivative of the ELBO (Roeder et al. 2017), which is without noise where q* is the
+    posterior; its rate falls from `lr` to zero by a cosine.
+    """
     shift, log_scale = torch.zeros_like(start.loc), torch.zeros_like(start.loc)
     below = torch.zeros_like(start.width)
     moving = [shift, log_scale] + ([below] if start.family == "full" else [])
     optimizer = torch.optim.Adam([value.requires_grad_() for value in moving], lr=lr)
+    half = start
     for step in range(steps):
+        if step == steps // 2:
+            half = _moved(start, shift, _root(log_scale, below))
         optimizer.param_groups[0]["lr"] = 0.5 * lr * (1 + math.cos(math.pi * step / steps))
         with torch.enable_grad():
             root = _root(log_scale, below)
@@ -126,21 +135,26 @@ def fitted(joint: LogJoint, start: LocalGaussian, steps: int, lr: float) -> tupl
         for value, gradient in zip(moving, gradients, strict=True):
             value.grad = gradient
         optimizer.step()
-    return shift.detach(), _root(log_scale, below).detach()
+    best = _moved(start, shift, _root(log_scale, below))
+    gained = torch.zeros_like(start.loc[:, 0], dtype=torch.float64)
+    passes = -(-AT_ONCE // joint.shape[0])
+    for _ in range(passes):
+        eps = _antithetic(joint, shift)
+        gained = gained + (log_ratio(joint, best, eps) - log_ratio(joint, half, eps)).mean(0) / passes
+    return best, gained
 
 
 def elbos(
-    built: Built, batch: Mapping[str, Tensor], start: LocalGaussian, best: tuple[Tensor, Tensor], draws: int
+    built: Built, batch: Mapping[str, Tensor], guide: LocalGaussian, best: LocalGaussian, draws: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(L[q_phi], L[q*], error of L[q*], error of their difference), each (B,), from fresh draws."""
     joint = LogJoint(built, batch, min(draws, AT_ONCE), "prior")
-    guide = (torch.zeros_like(start.loc), _root(torch.zeros_like(start.loc), torch.zeros_like(start.width)))
     local, own = [], []
     for _ in range(-(-draws // joint.shape[0])):
-        eps = torch.randn(*joint.shape, joint.size, dtype=start.loc.dtype, device=start.loc.device)
-        local.append(_log_ratio(joint, start, *best, eps))
-        if start.is_guide:
-            own.append(_log_ratio(joint, start, *guide, eps))
+        eps = torch.randn(*joint.shape, joint.size, dtype=best.loc.dtype, device=best.loc.device)
+        local.append(log_ratio(joint, best, eps))
+        if guide.is_guide:  # the same noise in both: what they share is not in the error of the difference
+            own.append(log_ratio(joint, guide, eps))
         else:
             own.append(built.score(batch, joint.shape[0]).log_weight.double())
     best_ratio, own_ratio = torch.cat(local), torch.cat(own)
@@ -149,19 +163,25 @@ def elbos(
     return own_ratio.mean(0), best_ratio.mean(0), best_ratio.std(0) / count, paired.std(0) / count
 
 
+def log_ratio(joint: LogJoint, q: LocalGaussian, eps: Float[Tensor, "K B D"]) -> Float[Tensor, "K B"]:
+    """log p(x, u) - log q(u) at u = loc + width eps."""
+    log_det = _diagonal(q.width).log().sum(-1)
+    log_q = -0.5 * eps.square().sum(-1) - 0.5 * joint.size * math.log(2 * math.pi) - log_det
+    return (joint.log_joint(q.loc + _times(q.width, eps)) - log_q).double()
+
+
+def _moved(q: LocalGaussian, shift: Tensor, root: Tensor) -> LocalGaussian:
+    shift, root = shift.detach(), root.detach()
+    loc = q.loc + _times(q.width, shift.unsqueeze(0)).squeeze(0)
+    width = q.width * root if root.dim() == 2 else q.width @ root
+    return dataclasses.replace(q, loc=loc, width=width, is_guide=False)
+
+
 def _antithetic(joint: LogJoint, like: Tensor) -> Float[Tensor, "K B D"]:
     """Noise of which one half mirrors the other, so that its mean is none."""
     chains, rows = joint.shape
-    half = torch.randn(-(-chains // 2), rows, joint.size, dtype=like.dtype, device=like.device)
-    return torch.cat([half, -half])[:chains]
-
-
-def _log_ratio(joint: LogJoint, start: LocalGaussian, shift: Tensor, root: Tensor, eps: Tensor) -> Tensor:
-    """log p(x, u) - log q(u) at u = loc + width (shift + root eps), (K, B)."""
-    u = start.loc + _times(start.width, shift + _times(root, eps))
-    log_det = _diagonal(start.width).log().sum(-1) + _diagonal(root).log().sum(-1)
-    log_q = -0.5 * eps.square().sum(-1) - 0.5 * joint.size * math.log(2 * math.pi) - log_det
-    return (joint.log_joint(u) - log_q).double()
+    first = torch.randn(-(-chains // 2), rows, joint.size, dtype=like.dtype, device=like.device)
+    return torch.cat([first, -first])[:chains]
 
 
 def _root(log_scale: Tensor, below: Tensor) -> Tensor:

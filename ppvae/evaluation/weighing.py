@@ -124,7 +124,8 @@ def _size(found: Weighed) -> dict[str, Any]:
 def _worst(found: Weighed, index: Tensor) -> list[dict[str, Any]]:
     """The data of the largest k-hat, the undefined first, then of the smallest effective sample size."""
     size, k_hat = found.effective_sample_size, found.k_hat
-    badness = torch.zeros_like(size) if k_hat is None else k_hat.nan_to_num(nan=torch.inf)
+    most = torch.finfo(size.dtype).max  # so that NaN comes before inf
+    badness = torch.zeros_like(size) if k_hat is None else k_hat.nan_to_num(torch.inf, posinf=most)
     # Sorted by the second key first: stable sorts keep its order among equals.
     order = size.nan_to_num(nan=0.0).argsort(stable=True)
     order = order[badness[order].argsort(descending=True, stable=True)][:WORST]

@@ -8,6 +8,7 @@ another seed, and the second measurement decides. All seeds follow from one.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -84,17 +85,15 @@ def _threshold(comparisons: int) -> float:
 def _grouped(rows: list[OracleRow]) -> list[OracleRow]:
     """One row for what is the same everywhere: structural properties that hold, and what is not claimed."""
     kept: list[OracleRow] = []
-    together: dict[tuple[str, Verdict, str], int] = {}
+    together: dict[tuple[str, Verdict, str], list[OracleRow]] = {}
     for row in rows:
-        key = (row.property, row.verdict, row.detail)
         if row.verdict == "no claim" or (row.verdict == "pass" and row.property in CHECKS):
-            together[key] = together.get(key, 0) + 1
+            together.setdefault((row.property, row.verdict, row.detail), []).append(row)
         else:
             kept.append(row)
-    kept += [
-        OracleRow(f"{count} oracles", name, verdict, detail=detail)
-        for (name, verdict, detail), count in together.items()
-    ]
+    for first, *more in together.values():
+        where = f"{1 + len(more)} oracles" if more else first.oracle
+        kept.append(dataclasses.replace(first, oracle=where))
     return kept
 
 
@@ -139,9 +138,11 @@ class Trial:
         try:
             if self.oracle.scaled and not self._scale_is_linear():
                 return
-            self._structure()
+            if not self._structure():
+                return
             self._know()
-            self._compare(PASSES, self.seed)
+            if self.truths or self.estimator.claims.bound or not self.shared:
+                self._compare(PASSES, self.seed)
         except Exception as error:
             self.comparisons = {}
             self.add("runs", "fail", _told(error))
@@ -163,13 +164,19 @@ class Trial:
             self.add("scale", "fail", f"{told}: set Needs(weights=True)")
         return not wrong
 
-    def _structure(self) -> None:
+    def _structure(self) -> bool:
+        """The exact comparisons, from cause to consequence; False where nothing further can be measured."""
         for name, check in CHECKS.items():
             found = check(self.estimator, self.oracle, self.seed)
             if found and name == "per datum" and found.endswith(SHARED):
                 self.shared = found
-            else:
-                self.add(name, "fail" if found else "pass", found or "")
+                continue
+            self.add(name, "fail" if found else "pass", found or "")
+            if found and name == "form":
+                return False
+            if found and name == "seed":  # the other comparisons of two runs would say nothing
+                return True
+        return True
 
     # Truths.
 
@@ -298,11 +305,10 @@ class Trial:
                     )
                 continue
             made.append(OracleRow(self.oracle.name, name, verdict, truth, mean, z, detail))
-        if self.shared:
-            verdict = "fail" if failed else "pass"
-            made.append(
-                OracleRow(self.oracle.name, "per datum", verdict, detail=self.shared if failed else "")
-            )
+        if self.shared:  # by a baseline, which spoils nothing; by a weight, which does; or by intent
+            verdict = "fail" if failed else "pass" if self.comparisons else "no claim"
+            detail = "" if verdict == "pass" else self.shared
+            made.append(OracleRow(self.oracle.name, "per datum", verdict, detail=detail))
         return made + self.findings
 
     def _detail(self, name: str, comparison: Comparison) -> str:

@@ -34,14 +34,14 @@ class _Model(nn.Module):
     """What all models here can be given.
 
     Args:
-        scale: multiplies log p(x | z) by `poutine.scale`: outside of the ELBO's sum it is a weight, inside a
-            logsumexp a mistake.
+        factor: multiplies log p(x | z) by `poutine.scale`: outside of the ELBO's sum it is a weight, inside
+            a logsumexp a mistake.
         num_data: the data plate takes the batch for a sample of so many data.
     """
 
-    def __init__(self, scale: float = 1.0, num_data: int | None = None):
+    def __init__(self, factor: float = 1.0, num_data: int | None = None):
         super().__init__()
-        self.scale, self.num_data = scale, num_data
+        self.factor, self.num_data = factor, num_data
 
     def plate(self, x: Tensor | None, n: int | None):
         rows = n if x is None else len(x)
@@ -51,17 +51,17 @@ class _Model(nn.Module):
         return pyro.plate("data", self.num_data, subsample=torch.arange(rows), dim=-1)
 
     def observe(self, p, x: Tensor | None):
-        if self.scale == 1.0:
+        if self.factor == 1.0:
             return pyro.sample("x", p, obs=x)
-        with poutine.scale(scale=self.scale):
+        with poutine.scale(scale=self.factor):
             return pyro.sample("x", p, obs=x)
 
 
 class OneBit(_Model):
     """z ~ Bernoulli, x | z ~ Bernoulli."""
 
-    def __init__(self, scale: float = 1.0, num_data: int | None = None):
-        super().__init__(scale, num_data)
+    def __init__(self, factor: float = 1.0, num_data: int | None = None):
+        super().__init__(factor, num_data)
         self.prior = _parameter(_logit(0.3))
         self.logits = _parameter(_logit(0.2), _logit(0.9) - _logit(0.2))
 
@@ -143,8 +143,8 @@ class CategoriesGuide(nn.Module):
 class Gaussian(_Model):
     """z ~ N(0, 1), x | z ~ N(z, 1); location and scales are parameters."""
 
-    def __init__(self, scale: float = 1.0, num_data: int | None = None):
-        super().__init__(scale, num_data)
+    def __init__(self, factor: float = 1.0, num_data: int | None = None):
+        super().__init__(factor, num_data)
         self.loc, self.log_scale, self.log_noise = _parameter(0.0), _parameter(0.0), _parameter(0.0)
 
     def forward(self, x=None, *, n=None):
@@ -280,7 +280,7 @@ PROBLEMS = (
 
 SCALED = tuple(
     _problem(
-        f"{name}_scaled", x, model=model, guide=guide, sizes={"scale": 3.0}, discrete=discrete
+        f"{name}_scaled", x, model=model, guide=guide, sizes={"factor": 3.0}, discrete=discrete
     )
     for name, x, model, guide, discrete in (
         ("one_bit", (1.0, 0.0), OneBit, OneBitGuide, {"z": "score"}),

@@ -22,7 +22,7 @@ from ppvae.estimators.base import Estimator
 from ppvae.oracles.measuring import estimate, prepared
 from ppvae.oracles.subjects import Oracle, named
 
-SHARED = "its data share something"
+SHARED = "depends on several data at once"
 """Said where data see each other, which a baseline may and a weight must not."""
 COPIES = 4
 MANY = 1_000_000
@@ -127,7 +127,7 @@ def per_datum(estimator: Estimator, oracle: Oracle, seed: int) -> str | None:
     crossed = {
         n: mixed[n].mean(0) + reverse[n].mean(0) if n == "the bound" else mixed[n] + reverse[n] for n in same
     }
-    return _differing(straight, crossed, said=f"depends on several data at once: {SHARED}")
+    return _differing(straight, crossed, said=SHARED)
 
 
 def number_of_data(estimator: Estimator, oracle: Oracle, seed: int) -> str | None:

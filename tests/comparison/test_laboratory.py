@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -45,7 +46,7 @@ def z(estimate, truth: float) -> float:
 
 
 def test_the_score_functions_variance_on_the_bernoulli_toy():
-    """.216279 per datum, a gradient of .0603155 (both in closed form), no bias; 600 repeats, seed 0, |z| < 3."""
+    """.216279 per datum, a gradient of .0603155, both in closed form; 600 repeats, seed 0, |z| < 3."""
     found = probed(bernoulli_toy(), ones(1), "elbo", repeats=600)["elbo"]
     guide = found.groups["guide"]
     assert z(guide.variance, 0.216279) < 3
@@ -91,7 +92,7 @@ def test_a_bias_is_seen_and_its_absence_too():
     right, wrong = lab.probes
     for group in ("model", "guide"):
         assert abs(right.groups[group].z or 9.0) < 3
-        assert (wrong.groups[group].z or 0.0) > 6
+        assert (wrong.groups[group].z or 0.0) > 4
         assert wrong.groups[group].bias is not None
         assert z(wrong.groups[group].bias, 0.3 * right.groups[group].norm.value) < 4
 
@@ -123,7 +124,7 @@ def test_the_directional_ratio_of_isotropic_noise():
 
         def forward(self, x, *, n=None):
             with pyro.plate("data", len(x), dim=-1):
-                pyro.sample("z", pyro.distributions.Normal(self.loc.sum(), 1.0))
+                pyro.sample("z", dist.Normal(self.loc.sum(), 1.0))
 
     built = build(dataclasses.replace(gaussian_toy(0.0, 1.0).pair, guide=Eight))
     guide = built.guide
@@ -139,14 +140,17 @@ def test_the_directional_ratio_of_isotropic_noise():
 # ---- what it is held against
 
 
+def label(functional, particles, built, batch) -> str:
+    found = reference_for(target_of(functional, particles, "x"), built, batch)
+    assert found is not None
+    return found.label
+
+
 def test_references_are_the_best_at_hand():
-    toy = bernoulli_toy()
-    assert reference_for(target_of(mean, 1, "x"), toy, ones(1)).label == "exact by enumeration"  # type: ignore[union-attr]
-    assert (
-        reference_for(target_of(log_mean_exp, 5, "x"), toy, ones(1)).label == "estimated by 20 draws a repeat"
-    )  # type: ignore[union-attr]
+    assert label(mean, 1, bernoulli_toy(), ones(1)) == "exact by enumeration"
+    assert label(log_mean_exp, 5, bernoulli_toy(), ones(1)) == "estimated by 20 draws a repeat"
     built = build(MLP_VAE, dataset(bits(6)))
-    assert reference_for(target_of(mean, 1, "x"), built, bits(6)).label == "estimated by 16 draws a repeat"  # type: ignore[union-attr]
+    assert label(mean, 1, built, bits(6)) == "estimated by 16 draws a repeat"
 
 
 def test_a_closed_form_is_taken_where_the_pair_has_one():
@@ -171,8 +175,8 @@ def test_the_exact_elbo_is_told():
 
 @pytest.mark.parametrize("particles", [1, 2, 5])
 def test_the_score_function_reference_is_unbiased(particles):
-    """d/dlogit of the importance-weighted bound on the Bernoulli toy, .0603155, .0295595, .0115989 at K = 1, 2
-    and 5; 100 repeats on 40 equal data, |z| < 3."""
+    """d/dlogit of the importance-weighted bound on the Bernoulli toy, .0603155, .0295595, .0115989 at K = 1,
+    2 and 5; 100 repeats on 40 equal data, |z| < 3."""
     truth = {1: 0.0603155, 2: 0.0295595, 5: 0.0115989}[particles]
     toy = bernoulli_toy()
     toy.pair = dataclasses.replace(toy.pair, discrete={})  # not enumerated

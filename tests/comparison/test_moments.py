@@ -126,7 +126,8 @@ def test_the_bias_from_an_exact_truth():
 
 
 def test_root():
-    assert root(4.0, 0.04) == Estimate(2.0, pytest.approx(0.01, rel=1e-2))
+    assert root(4.0, 0.04).value == 2.0
+    assert root(4.0, 0.04).stderr == pytest.approx(0.01, rel=1e-2)
     assert root(-3.0, 0.25) == Estimate(0.0, 0.5)
 
 

@@ -1,4 +1,5 @@
-"""Linear-Gaussian pairs far from their start, with their optimum and their tempered posteriors in closed form."""
+"""Linear-Gaussian pairs far from their start, with their optimum and their tempered posteriors in closed
+form."""
 
 import math
 from typing import Any
@@ -14,8 +15,8 @@ SIZE, LATENT, SCALE = 6, 3, 0.7
 
 
 def linear(name: str, seed: int = 11) -> Any:
-    """The pair `name` in float64, with correlated codes, of which the posterior's standard deviations are between
-    0.2 and 0.9."""
+    """The pair `name` in float64, with correlated codes, of which the posterior's standard deviations are
+    between 0.2 and 0.9."""
     generator = torch.Generator().manual_seed(seed)
     built = build(find(name), None, seed=0, x_shape=(SIZE,), latent=LATENT).double()
     with torch.no_grad():
@@ -40,16 +41,16 @@ def evidence(built: Any, batch: dict[str, Tensor]) -> Tensor:
 def at_best(built: Any) -> float:
     """Sets a guide to its optimum; the gap that is left, in nats per datum."""
     model = built.model
-    precision = model.precision()
+    precision = model.precision().detach()
     gain = torch.linalg.solve(precision, model.weight.T) / model.scale**2
     with torch.no_grad():
         built.guide.encoder.weight.copy_(gain)
         if built.guide.encoder.bias is not None:
             built.guide.encoder.bias.copy_(-gain @ model.mean)
         if hasattr(built.guide, "scale_tril"):
-            built.guide.scale_tril = torch.linalg.cholesky(torch.linalg.inv(precision)).detach()
+            built.guide.scale_tril = torch.linalg.cholesky(torch.linalg.inv(precision))
             return 0.0
-        built.guide.scale = precision.diagonal().rsqrt().detach()
+        built.guide.scale = precision.diagonal().rsqrt()
     return float(0.5 * (precision.diagonal().log().sum() - precision.logdet()))
 
 

@@ -1,4 +1,5 @@
-"""Simulation-based calibration: passes exact guides, fails narrow, wide, shifted and blind ones, and says how."""
+"""Simulation-based calibration: exact guides pass; narrow, wide, shifted and blind ones fail, and are told
+apart."""
 
 import math
 import sys
@@ -73,7 +74,12 @@ def test_the_exact_guide_passes(toy, seed):
 
 @pytest.mark.parametrize(
     ("options", "sign"),
-    [({"factor": 0.7}, "narrow"), ({"factor": 1.4}, "wide"), ({"shift": 0.4}, "high"), ({"shift": -0.4}, "low")],
+    [
+        ({"factor": 0.7}, "narrow"),
+        ({"factor": 1.4}, "wide"),
+        ({"shift": 0.4}, "high"),
+        ({"shift": -0.4}, "low"),
+    ],
 )
 def test_a_guide_that_is_not_the_posterior_fails(toy, options, sign):
     """And every dimension says how: too narrow piles ranks up at the ends, too wide in the middle; one that
@@ -167,7 +173,8 @@ def test_p_values_are_those_of_scipy():
 
 
 @pytest.mark.parametrize(
-    ("n", "draws", "bins"), [(1000, 99, 20), (60, 99, 10), (1000, 19, 20), (1000, 100, 1), (1000, 1, 2), (3, 99, 2)]
+    ("n", "draws", "bins"),
+    [(1000, 99, 20), (60, 99, 10), (1000, 19, 20), (1000, 100, 1), (1000, 1, 2), (3, 99, 2)],
 )
 def test_bins_hold_equally_many_ranks(n, draws, bins):
     assert bins_for(n, draws) == bins
@@ -181,9 +188,7 @@ def test_the_summary_counts_every_rank_once():
     assert [row["dimension"] for row in results["worst"]] == [1, 0]
     assert results["worst"][1]["counts"] == [5] * 20
     assert results["worst"][0]["counts"] == [0] * 19 + [100]
-    even, last = (
-        {key: column[d] for key, column in results["quantities"]["z"].items()} for d in (0, 1)
-    )
+    even, last = ({key: column[d] for key, column in results["quantities"]["z"].items()} for d in (0, 1))
     assert even["p_value"] == pytest.approx(1.0)
     assert even["shift"] == pytest.approx(0.0, abs=1e-12)
     assert even["spread"] == pytest.approx(-1e-4, abs=1e-9)
@@ -279,6 +284,7 @@ def test_missing_values_are_zeros_for_the_guide_too():
             self.scale = nn.Parameter(torch.ones(()))
 
         def forward(self, x, *, mask=None, n=None):
+            assert mask is not None
             seen.append((x, mask))
             with pyro.plate("data", len(x), dim=-1):
                 pyro.sample("z", dist.Normal(x.sum(-1) / mask.sum(-1).clamp(min=1), self.scale))

@@ -1,4 +1,5 @@
-"""Hamiltonian Monte Carlo: what is exact of it to rounding, and what it must leave as it was in distribution."""
+"""Hamiltonian Monte Carlo: what is exact of it to rounding, and what it must leave as it was in
+distribution."""
 
 import math
 
@@ -12,7 +13,10 @@ from ppvae.evaluation.hmc import Point, integrate, transition
 pytestmark = pytest.mark.usefixtures("float64")
 
 PRECISIONS = torch.tensor(
-    [[[2.0, 0.8, 0.0], [0.8, 1.0, 0.3], [0.0, 0.3, 0.5]], [[1.0, -0.4, 0.2], [-0.4, 3.0, 0.0], [0.2, 0.0, 1.0]]],
+    [
+        [[2.0, 0.8, 0.0], [0.8, 1.0, 0.3], [0.0, 0.3, 0.5]],
+        [[1.0, -0.4, 0.2], [-0.4, 3.0, 0.0], [0.2, 0.0, 1.0]],
+    ],
     dtype=torch.float64,
 )
 MEANS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], dtype=torch.float64)
@@ -50,8 +54,8 @@ def z_scores(values: Tensor, truth: Tensor) -> Tensor:
 
 
 def test_leaves_a_gaussian_as_it_is():
-    """Means and second moments after 5 moves from exact draws, 40,000 chains, seed 0: of 18 z-scores none above 3.3.
-    The steps are so long that 3 in 10 proposals are refused."""
+    """Means and second moments after 5 moves from exact draws, 40,000 chains, seed 0: of 18 z-scores none
+    above 3.3. The steps are so long that 3 in 10 proposals are refused."""
     evaluate = of(gaussian)
     point = evaluate(exact_draws(40_000))
     step = torch.tensor([1.0, 0.8])
@@ -75,8 +79,8 @@ def test_goes_to_the_gaussian_from_elsewhere():
 
 
 def test_flows_between_two_regions_balance():
-    """P(u in A, u' in A') = P(u in A', u' in A) for a skewed mixture started at exact draws; 200,000 chains, seed 0,
-    z = (n - n') / sqrt(n + n')."""
+    """P(u in A, u' in A') = P(u in A', u' in A) for a skewed mixture started at exact draws; 200,000 chains,
+    seed 0, z = (n - n') / sqrt(n + n')."""
     weights, locs = torch.tensor([0.7, 0.3]), torch.tensor([0.0, 2.5])
 
     def mixture(u):
@@ -142,7 +146,12 @@ def test_one_step_is_leapfrog_by_hand():
     half = r - e / 2 * u
     there = u + e * half
     point, momentum = integrate(
-        evaluate(torch.full((1, 1, 1), u)), evaluate, (1.0,), torch.full((1, 1, 1), e), torch.full((1, 1, 1), r), 1
+        evaluate(torch.full((1, 1, 1), u)),
+        evaluate,
+        (1.0,),
+        torch.full((1, 1, 1), e),
+        torch.full((1, 1, 1), r),
+        1,
     )
     assert float(point.position) == pytest.approx(there, abs=1e-12)
     assert float(momentum) == pytest.approx(half - e / 2 * there, abs=1e-12)
@@ -192,7 +201,8 @@ def test_a_proposal_without_energy_is_refused(bad):
 
 
 def test_the_target_is_the_mixture_of_log_densities():
-    """Two Gaussians to the powers 0.3 and 0.7 are a third one; 40,000 chains from exact draws of it, seed 0."""
+    """Two Gaussians to the powers 0.3 and 0.7 are a third one; 40,000 chains from exact draws of it, seed
+    0."""
     evaluate = of(lambda u: -0.5 * u.square().sum(-1), lambda u: -2.0 * (u - 1).square().sum(-1))
     precision = 0.3 * 1 + 0.7 * 4
     mean = 0.7 * 4 / precision

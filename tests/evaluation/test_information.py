@@ -17,7 +17,7 @@ from ppvae.evaluation import evaluating
 from ppvae.evaluation.information import information, information_summary
 from ppvae.evaluation.means import batches
 from ppvae.pair import Pair
-from tests.toys import MLP_VAE, bits, bernoulli_toy
+from tests.toys import MLP_VAE, bernoulli_toy, bits
 
 CHUNKS = sys.modules["ppvae.evaluation.information"]
 PROOFS = Path(__file__).parents[1] / "proof_pairs"
@@ -106,6 +106,7 @@ def test_the_aggregate_is_the_plain_sum(rows, elements, monkeypatch, float64):
     parts = information(built, split, seed=2, rows=rows)[0]["z"]
     with evaluating(built, 2):
         z = torch.cat([built.score(batch, 1).sites["z"].value for batch in batches(built, split, rows)])
+    assert parts.dimension_kl is not None
     x, n = split.fields["x"], 20
     each = [[dist.Normal(0.8 * x[j], 0.6).log_prob(z[i]) for j in range(n)] for i in range(n)]
     for i in range(n):

@@ -1,8 +1,11 @@
-"""log p(x, u) over real numbers: against closed forms, quadrature and what scoring says, and what is refused."""
+"""log p(x, u) over real numbers: against closed forms, quadrature and what scoring says, and what is
+refused."""
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -79,8 +82,8 @@ def test_ppca_in_closed_form(start, chains):
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("chains", [1, 3])
 def test_what_scoring_says_at_the_guides_own_draws(place, chains):
-    """log p(x, u) - log q(u) is the log-weight, whatever supports, plates, masks and sums there are; both start
-    modes agree about log p(x, u); to 1e-8."""
+    """log p(x, u) - log q(u) is the log-weight, whatever supports, plates, masks and sums there are; both
+    start modes agree about log p(x, u); to 1e-8."""
     built, batch = found(place)
     with evaluating(built, 0):
         joint = LogJoint(built, batch, chains)
@@ -105,9 +108,9 @@ def test_from_the_prior_the_difference_is_the_log_likelihood(place):
         pytest.skip("a trace sums nothing out")
     with evaluating(built, 0), built.local():
         joint = LogJoint(built, batch, 1, "prior")
-        trace = poutine.trace(poutine.uncondition(built.run_model)).get_trace(**joint.batch)
+        trace: Any = poutine.trace(poutine.uncondition(built.run_model)).get_trace(**joint.batch)
         values = {name: trace.nodes[name]["value"] for name in joint.names}
-        given = poutine.trace(poutine.condition(built.run_model, data=values)).get_trace(**joint.batch)
+        given: Any = poutine.trace(poutine.condition(built.run_model, data=values)).get_trace(**joint.batch)
         given.compute_log_prob()
         seen = sum(given.nodes[name]["log_prob_sum"] for name in built.pair.observed)
         log_prior, log_p = joint.log_densities(joint.unconstrained(values))
@@ -143,11 +146,11 @@ def one(value: float) -> torch.Tensor:
     ("built", "x", "log_p"),
     [
         # Gamma(2, 1) and Poisson: p(x) = (x + 1) / 2^(x + 2).
-        (lambda: scalar(lambda: dist.Gamma(one(2.0), 1.0), dist.Poisson, lambda: dist.Gamma(one(2.0), 1.0)), 3.0,
-         math.log(4 / 32)),
+        (lambda: scalar(lambda: dist.Gamma(one(2.0), 1.0), dist.Poisson, lambda: dist.Gamma(one(2.0), 1.0)),
+         3.0, math.log(4 / 32)),
         # Beta(2, 3) and Bernoulli: p(1) = 2 / 5.
-        (lambda: scalar(lambda: dist.Beta(one(2.0), 3.0), dist.Bernoulli, lambda: dist.Beta(one(1.0), 1.0)), 1.0,
-         math.log(0.4)),
+        (lambda: scalar(lambda: dist.Beta(one(2.0), 3.0), dist.Bernoulli, lambda: dist.Beta(one(1.0), 1.0)),
+         1.0, math.log(0.4)),
         # Uniform(-1, 3) and N(z, 1): (Phi(3 - x) - Phi(-1 - x)) / 4.
         (lambda: scalar(lambda: dist.Uniform(one(-1.0), 3.0), lambda z: dist.Normal(z, 1.0),
                         lambda: dist.Uniform(one(-1.0), 3.0)), 0.5,
@@ -157,8 +160,8 @@ def one(value: float) -> torch.Tensor:
 )  # fmt: skip
 @pytest.mark.parametrize("start", ["guide", "prior"])
 def test_it_integrates_to_the_evidence(built, x, log_p, start):
-    """int p(x, u) du = p(x) and int f_0(u) du = 1, which holds with the Jacobian alone; by the trapezoid rule, to
-    1e-6."""
+    """int p(x, u) du = p(x) and int f_0(u) du = 1, which holds with the Jacobian alone; by the trapezoid
+    rule, to 1e-6."""
     built = built()
     u = torch.linspace(-40, 40, 80_001).reshape(-1, 1, 1)
     with evaluating(built, 0):
@@ -213,14 +216,12 @@ def test_chains_among_the_rows_are_chains_beside_them(start):
 @pytest.mark.parametrize("place", ["sound_pairs/inner_plate.py", "proof_pairs/sequence.py:PAIR"])
 def test_latents_in_an_inner_plate_keep_their_places(place, vectorize):
     """One chain's coordinates put into all chains, or given with them, come back as they were."""
-    import dataclasses
-
     pair = registry.find(f"{TESTS / place}")
     batch = sys.modules[getattr(pair.model, "__module__")].data()  # noqa: B009
     pair = dataclasses.replace(pair, vectorize=vectorize)
     built = build(pair, Dataset(name="t", train=Split(batch)))
     with evaluating(built, 0), built.local():
-        single = poutine.trace(built.run_guide).get_trace(**built.inputs(batch))
+        single: Any = poutine.trace(built.run_guide).get_trace(**built.inputs(batch))
         joint, alone = LogJoint(built, batch, 3), LogJoint(built, batch, 1)
         values = {name: single.nodes[name]["value"] for name in joint.names}
         shared = joint.unconstrained(values)
@@ -285,7 +286,7 @@ def test_points_carry_no_graph_and_parameters_no_gradient():
 
 def test_modules_in_training_mode_are_refused():
     built, batch = found("sound_pairs/batchnorm_in_encoder.py")
-    with pytest.raises(PairError, match="training mode.*evaluating"):
+    with pytest.raises(PairError, match=r"training mode.*evaluating"):
         LogJoint(built, batch, 2)
     built, batch = found("sound_pairs/dropout_in_encoder.py")
     with pytest.raises(PairError, match="training mode"):
@@ -334,10 +335,14 @@ def test_what_has_no_chain_is_refused(place, start, text):
         (lambda: dist.VonMises(one(0.0), 1.0), lambda: dist.VonMises(one(0.0), 1.0), "'z' is an angle"),
         (lambda: dist.Normal(one(0.0), 1.0), lambda: dist.Delta(one(0.3)), "is a point.*start='prior'"),
         (lambda: dist.Delta(one(0.3)), lambda: dist.Delta(one(0.3)), "a Delta in the model"),
-        (lambda: dist.Uniform(one(0.0), torch.arange(1.0, 4.0)), lambda: dist.Uniform(one(0.0), 1.0), "bounds"),
+        (
+            lambda: dist.Uniform(one(0.0), torch.arange(1.0, 4.0)),
+            lambda: dist.Uniform(one(0.0), 1.0),
+            "bounds that are not the same",
+        ),
     ],
     ids=["circle", "point_guide", "point_prior", "moving_bounds"],
-)  # fmt: skip
+)
 def test_odd_latents_are_refused(prior, q, text):
     with torch.random.fork_rng():
         built = scalar(prior, real, q)
@@ -354,7 +359,7 @@ def test_a_flow_without_an_inverse_starts_at_the_prior():
     built = build(Pair(model=model, guide=Bent, data=None))
     batch = {"x": torch.ones(3)}
     with evaluating(built, 0):
-        with pytest.raises(PairError, match="a value that the guide did not draw.*start='prior'"):
+        with pytest.raises(PairError, match=r"a value that the guide did not draw.*start='prior'"):
             LogJoint(built, batch, 2)
         joint = LogJoint(built, batch, 2, "prior")
         assert joint.draw().shape == (2, 3, 2)
