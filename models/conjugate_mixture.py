@@ -17,6 +17,9 @@ Reference: Bishop (2006), Pattern Recognition and Machine Learning, sections 2.3
 Departures: x is the code plus noise of a fixed scale, since p(x) tells only the sum S[c] + scale^2 I; without
 the noise there would be no continuous latent to infer.
 
+Training may leave components unused or let one cover two clusters, as EM may: a maximum of its own that more
+components or another seed leave.
+
 Not to be confused with the Gaussian-mixture VAE, which decodes z by a net.
 """
 
@@ -93,10 +96,15 @@ def evidence(model: ConjugateMixture, batch) -> Tensor:
 
 
 def posterior(model: ConjugateMixture, batch) -> dict:
-    """The exact p(c | x), and p(z | x), a mixture; together they are p(c | x) `posterior_z(x)`."""
-    logits = model.log_joint(batch["x"])
-    mixture = dist.MixtureSameFamily(dist.Categorical(logits=logits), model.posterior_z(batch["x"]))
-    return {"c": OneHotCategorical(logits=logits), "z": mixture}
+    """The exact p(c | x), and p(z | x, c) as a function of the value of c."""
+    each = model.posterior_z(batch["x"])
+
+    def given(values):
+        c = values["c"]
+        loc = (c.unsqueeze(-1) * each.loc).sum(-2)
+        return dist.MultivariateNormal(loc, scale_tril=of_component(c, each.scale_tril[0]))
+
+    return {"c": OneHotCategorical(logits=model.log_joint(batch["x"])), "z": given}
 
 
 def elbo(model: ConjugateMixture, guide, batch) -> Tensor:

@@ -105,22 +105,11 @@ class LinearHierarchy(PyroModule):
 
     def posterior_z2(self, z1: Tensor) -> dist.MultivariateNormal:
         """p(z2 | z1) = p(z2 | z1, x), exactly, of z1's batch shape."""
-        gain, precision = self._up()
-        return dist.MultivariateNormal((z1 - self.top_mean) @ gain.T, precision_matrix=precision)
-
-    def _up(self) -> tuple[Tensor, Tensor]:
-        """(G, P2) of p(z2 | z1) = N(G (z1 - a), P2^-1)."""
         eye = torch.eye(self.latent[1]).to(self.top_weight)
         precision = eye + self.top_weight.T @ self.top_weight / self.top_scale**2
-        return torch.linalg.solve(precision, self.top_weight.T / self.top_scale**2), precision
-
-    def marginal_z2(self, x: Tensor) -> dist.MultivariateNormal:
-        """p(z2 | x) = E p(z2 | z1) over p(z1 | x), exactly, of batch shape (B,)."""
-        gain, precision = self._up()
-        below = self.posterior_z1(x)
-        loc = (below.loc - self.top_mean) @ gain.T
-        covariance = torch.linalg.inv(precision) + gain @ below.covariance_matrix @ gain.T
-        return dist.MultivariateNormal(loc, covariance)
+        pull = (z1 - self.top_mean) @ self.top_weight / self.top_scale**2
+        loc = torch.linalg.solve(precision, pull.mT).mT
+        return dist.MultivariateNormal(loc, precision_matrix=precision)
 
 
 def evidence(model: LinearHierarchy, batch) -> Tensor:
@@ -129,8 +118,8 @@ def evidence(model: LinearHierarchy, batch) -> Tensor:
 
 
 def posterior(model: LinearHierarchy, batch) -> dict:
-    """The exact p(z1 | x) and p(z2 | x); together they are p(z1 | x) `posterior_z2(z1)`."""
-    return {"z1": model.posterior_z1(batch["x"]), "z2": model.marginal_z2(batch["x"])}
+    """The exact p(z1 | x), and p(z2 | z1) as a function of the value of z1."""
+    return {"z1": model.posterior_z1(batch["x"]), "z2": lambda values: model.posterior_z2(values["z1"])}
 
 
 def elbo(model: LinearHierarchy, guide: Any, batch) -> Tensor:

@@ -80,7 +80,8 @@ def _names_estimator(text: str) -> bool:
         return False
     else:
         return False
-    if nearest(text, estimators.ESTIMATORS) and not nearest(text, registry.names()):
+    close = nearest(text, [*registry.names(), *estimators.ESTIMATORS])
+    if close and close == nearest(text, estimators.ESTIMATORS):
         estimators.find(text)  # raises with the nearest name
     place = ":".join(part for part in text.split(":") if "=" not in part)
     try:

@@ -17,7 +17,7 @@ from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 from torch.nn.functional import logsigmoid
 
 from ppvae.errors import PairError
@@ -79,9 +79,9 @@ def relaxed_log_prob(q: Distribution, value: Tensor) -> Tensor:
         return sum_rightmost(inner, q.reinterpreted_batch_ndims)  # type: ignore[attr-defined]
     if name == "MaskedDistribution":
         return scale_and_mask(relaxed_log_prob(q.base_dist, value), mask=q._mask)  # type: ignore[attr-defined]
-    if "OneHotCategorical" in name:
-        return (value * q.logits).sum(-1)  # type: ignore[attr-defined]
-    if "Bernoulli" in name:
+    if isinstance(q, OneHotCategorical):
+        return (value * q.logits).sum(-1)
+    if isinstance(q, Bernoulli):
         logits = q.logits  # type: ignore[attr-defined]
         return value * logsigmoid(logits) + (1 - value) * logsigmoid(-logits)
     raise PairError(

@@ -13,6 +13,7 @@ from ppvae.config import fitting, kinds_of
 from ppvae.errors import UsageError, nearest
 
 SPLITS = ("test", "valid", "train")
+STARTS = ("guide", "prior")
 FURTHER = ("calibration", "ais", "gaps", "rate_distortion")
 """What costs minutes, and is asked for by name."""
 
@@ -42,6 +43,8 @@ class EvaluationConfig:
     """log p(x) between a lower and an upper bound, by annealed chains."""
     ais_n: int = 50
     """Data for it."""
+    start: Literal["guide", "prior"] = "guide"
+    """Where its chains begin: the prior needs no guide whose density is known."""
     gaps: bool = False
     """Approximation and amortization gap of the guide."""
     gaps_n: int = 50
@@ -62,9 +65,11 @@ class EvaluationConfig:
             object.__setattr__(self, name, fitting(name, getattr(self, name), kinds))
         if self.k < 1 or self.n < 1:
             raise UsageError(f"k={self.k}, n={self.n}: use at least 1 of each")
-        if self.split not in SPLITS:
-            close = nearest(self.split, SPLITS) or ":"
-            raise UsageError(f"no split {self.split!r}{close} There are: {', '.join(SPLITS)}")
+        for name, choices in (("split", SPLITS), ("start", STARTS)):
+            value = getattr(self, name)
+            if value not in choices:
+                close = nearest(value, choices) or ":"
+                raise UsageError(f"no {name} {value!r}{close} There are: {', '.join(choices)}")
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name}={getattr(self, name)} is too small: use at least {least}")

@@ -58,8 +58,9 @@ class Pair:
     evidence: Callable[..., Any] | None = None
     """Where known, `evidence(model, batch) -> log p(x)` of shape (B,), in nats."""
     posterior: Callable[..., Any] | None = None
-    """Where known, `posterior(model, batch) -> {site: distribution}`: the exact p(z_i | x) of each latent
-    site by itself. How several latent sites depend on each other is told by methods of the model."""
+    """Where known, `posterior(model, batch) -> {site: distribution}`, the exact p(z | x) of batch shape (B,):
+    a law for each latent site, given x and the sites before it in the mapping. One that reads these is a
+    function of their values, `law({site: value}) -> distribution`. `posterior_draws` draws all of them."""
     elbo: Callable[..., Any] | None = None
     """Where known, `elbo(model, guide, batch) -> (B,)`: the exact ELBO, differentiable in both, in nats."""
     vectorize: bool | None = None
@@ -77,6 +78,15 @@ class Pair:
         if site in self.discrete:
             return self.discrete[site]
         return next((how for pattern, how in self.discrete.items() if fnmatchcase(site, pattern)), None)
+
+
+def posterior_draws(laws: Mapping[str, Any], n: int) -> dict[str, Tensor]:
+    """n joint draws for each datum of what `Pair.posterior` returns: by site, (n, B) + event shape."""
+    values: dict[str, Tensor] = {}
+    for name, law in laws.items():
+        is_distribution = hasattr(law, "log_prob")
+        values[name] = law.sample((n,)) if is_distribution else law(values).sample()
+    return values
 
 
 def penalty(name: str, value: Tensor, group: str | None = None) -> Tensor:

@@ -68,7 +68,20 @@ def _check_proposals(guide_trace) -> None:
 
 
 def _parallel(site, names: set[str]) -> Any:
-    return {"enumerate": "parallel"} if site["name"] in names else {}
+    if site["name"] not in names or site["is_observed"]:
+        return {}
+    q = site["fn"]
+    if getattr(q, "reinterpreted_batch_ndims", 0):
+        raise PairError(
+            f"latent {site['name']!r} has joint states under to_event, which Pyro does not list: use the "
+            "estimator enumeration, or a plate instead of to_event"
+        )
+    if not q.has_enumerate_support:
+        raise PairError(
+            f"latent {site['name']!r} is drawn from a {type(q).__name__}, whose states cannot be listed: "
+            "draw it instead"
+        )
+    return {"enumerate": "parallel"}
 
 
 def _in_particles(fn, particles: int, plates: int):

@@ -77,6 +77,8 @@ def test_conditions_are_given_through():
     trace.compute_log_prob()
     wanted = sum(trace.nodes[name]["log_prob"] for name in ("z1", "z2"))
     close(log_guide(terms)[0], wanted)
+    learned = list(built.model.parameters())  # its latents are drawn by scales and locations that it learns
+    assert set(torch.autograd.grad(log_guide(terms).sum(), learned, allow_unused=True)) == {None}
 
 
 def test_lengths_and_mask_are_given_through_and_rows_come_first():
@@ -94,6 +96,25 @@ def test_lengths_and_mask_are_given_through_and_rows_come_first():
     q = again.nodes["s"]["fn"].log_prob(terms.sites["s"].value)
     close(terms.sites["s"].log_q[0], (q * real).sum(0))
     assert log_guide(terms).shape == (1, 12)
+
+
+def test_the_model_is_told_them_while_it_dreams():
+    def model(x=None, *, lengths=None, mask=None, n=None):
+        with pyro.plate("data", n if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z + 1000.0 * lengths + 100_000.0 * mask, 1.0), obs=x)
+
+    def guide(x, *, n=None):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.0 * x, 1.0))
+
+    batch = {
+        "x": torch.zeros(4),
+        "lengths": torch.tensor([1, 2, 3, 4]),
+        "mask": torch.tensor([0, 1, 1, 0]) > 0,
+    }
+    x = build(Pair(model=model, guide=guide, data=None)).dream(batch).inputs["x"]
+    assert (x / 1000).round().tolist() == [1.0, 102.0, 103.0, 4.0]
 
 
 def test_as_many_rows_as_tokens_are_no_transposed_dream():

@@ -153,7 +153,7 @@ def gradients(laboratory: Laboratory) -> Figure | None:
         ("Variance", "summed over parameters", lambda f: f.variance.value),
         ("SNR", "|mean| / sd", lambda f: f.snr),
         ("DSNR", "along / astray", lambda f: None if f.dsnr is None else f.dsnr.value),
-        ("Variance x time", "per second", lambda f: f.variance_time),
+        ("Variance x time", "seconds", lambda f: f.variance_time),
     ]
     figure = new_figure(11.0, 1.5 + 0.42 * len(probes))
     drawn = figure.subplots(1, len(panels), sharey=True)
@@ -205,6 +205,19 @@ def _scale(axes: Axes, found: bool) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.15)
+    ticks = log_ticks(*axes.get_xlim())
+    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+
+
+def log_ticks(low: float, high: float, most: int = 4) -> list[float]:
+    """Up to `most` round numbers in [low, high], as many as there is room for; the middle where none is."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ([n / 2 for n in range(2, 20)], range(1, 10), (1, 2, 5), (1, 3), (1,)):
+        found = [d * 10.0**decade for decade in decades for d in digits]
+        found = [tick for tick in found if low <= tick <= high]
+        if len(found) <= most:
+            return found or [math.sqrt(low * high)]
+    return found[:: math.ceil(len(found) / most)]
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:

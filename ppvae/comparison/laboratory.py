@@ -2,12 +2,14 @@
 one batch.
 
 Each estimator is asked for its gradient R times, under random numbers of its own; the estimators take turns,
-so that a machine that is busy for a while is so for all. The first half of the repeats learns directions (of
-the mean, of the bias), the second half is projected on them. See `measures` for the formulas.
+in shuffled order, so that a machine that is busy for a while is so for all. The first half of the repeats
+learns directions (of the mean, of the bias), the second half is projected on them. See `measures` for the
+formulas.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -59,7 +61,9 @@ def probe(
         total, done = repeats * (len(working) + len(truths)), 0
         for half, count in enumerate(halves):
             for repeat in range(half * halves[0], half * halves[0] + count):
-                for taker in (*truths.values(), *working):
+                takers = [*truths.values(), *working]
+                random.Random(repeat).shuffle(takers)  # nobody always follows the slowest
+                for taker in takers:
                     taker.take(repeat)
                     done += 1
                     told(done, total)

@@ -60,11 +60,12 @@ def directional(vector: Tensor, unit: Tensor) -> Tensor:
     """|g_par| / |g_perp| of one gradient, g_par = (g . u) u along the unit vector u, g_perp = g - g_par.
 
     Its mean over g, with u = mu / |mu|, is the directional signal-to-noise ratio, DSNR = E |g_par| / |g_perp|
-    (Rainforth et al. 2018): how far a step goes where it should against how far it goes astray.
+    (Rainforth et al. 2018): how far a step goes where it should against how far it goes astray. A gradient of
+    zero goes nowhere: 0.
     """
     vector = vector.double()
     along = vector @ unit
-    return along.abs() / (vector - along * unit).norm()
+    return (along.abs() / (vector - along * unit).norm()).nan_to_num(0.0, posinf=math.inf)
 
 
 LEAST_PARAMETERS = 3

@@ -205,8 +205,8 @@ def _options(parts: list[str], text: str) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     """A whole number, a number, true or false, or a word."""
-    if text in ("true", "false"):
-        return text == "true"
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     try:
         number = float(text)
     except ValueError:

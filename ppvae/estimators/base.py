@@ -25,6 +25,8 @@ from ppvae.errors import PairError
 from ppvae.estimators import sites as per_site
 from ppvae.estimators.gradients import group_gradients, with_gradients
 from ppvae.estimators.objective import Objective, metrics, with_penalties
+from ppvae.estimators.paths import with_penalty_paths
+from ppvae.estimators.relaxations import innermost
 from ppvae.pair import Pair
 from ppvae.terms import Terms
 
@@ -139,6 +141,8 @@ class Estimator(nn.Module):
     ) -> tuple[Objective, Terms]:
         """The objective with the penalties in it, and the terms that it was made of."""
         terms = self.score(scorer, batch, knobs)
+        if self.needs.leaves:
+            terms = with_penalty_paths(terms)
         per_site.refuse_unknown(self.sites, terms)
         self.refuse(terms)
         if further is None:
@@ -153,7 +157,7 @@ class Estimator(nn.Module):
                 if site.q is not None and site.how == "score":
                     raise PairError(
                         f"{name} needs a reparameterized guide, but {site.name!r} is drawn from a "
-                        f"{type(site.q).__name__}: use elbo, vimco or gumbel, or enumerate it "
+                        f"{type(innermost(site.q)).__name__}: use elbo, vimco or gumbel, or enumerate it "
                         f"({site.name}=enumerate)"
                     )
         obstacle = weights_obstacle(terms) if self.needs.weights else None

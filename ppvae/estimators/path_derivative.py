@@ -12,13 +12,12 @@ is known as a path derivative and lies in c (dreg).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from ppvae.errors import PairError
-from ppvae.estimators.base import Claims, Estimator, Knobs, Needs, Scorer
+from ppvae.estimators.base import Claims, Estimator, Needs
 from ppvae.estimators.paths import along_paths
 from ppvae.estimators.relaxations import innermost
 from ppvae.shapes import Float
@@ -39,23 +38,11 @@ class PathDerivative(Estimator):
         super().__init__(particles, sites)
         self.beta = beta
 
-    def score(self, scorer: Scorer, batch: Mapping[str, Any], knobs: Knobs) -> Terms:
-        return with_penalty_paths(super().score(scorer, batch, knobs))
-
     def refuse(self, terms: Terms) -> None:
         super().refuse(terms)
         refuse_without_score(self, terms)
         if self.needs.weights:
             refuse_moving_points(self, terms)
-
-
-def with_penalty_paths(terms: Terms) -> Terms:
-    """A penalty on a draw moves the guide through it: the graph that the leaves cut is put back."""
-    joined = {
-        name: replace(penalty, value=penalty.value + along_paths(terms, penalty.value))
-        for name, penalty in terms.penalties.items()
-    }
-    return replace(terms, penalties=joined)
 
 
 def refuse_without_score(estimator: Estimator, terms: Terms) -> None:

@@ -10,6 +10,8 @@ d z_i / d phi is total: z_2 moves when z_1 does. What log q's own parameters wou
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -42,3 +44,12 @@ def along_paths(terms: Terms, signal: Tensor) -> Tensor:
                 if more is not None:
                     pulls[j] = more if before is None else before + more
     return surrogate - surrogate.detach()
+
+
+def with_penalty_paths(terms: Terms) -> Terms:
+    """A penalty on a draw moves the guide through it: the graph that the leaves cut is put back."""
+    joined = {
+        name: replace(penalty, value=penalty.value + along_paths(terms, penalty.value))
+        for name, penalty in terms.penalties.items()
+    }
+    return replace(terms, penalties=joined)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from ppvae.estimators.base import Functional, Knobs, Needs, Scorer, knob
+from ppvae.estimators.base import Functional, Knobs, Needs, knob
 from ppvae.estimators.functionals import log_mean_exp, mean_log_mean_exp
 from ppvae.estimators.miwae import MIWAE
 from ppvae.estimators.objective import Objective
@@ -13,7 +12,6 @@ from ppvae.estimators.path_derivative import (
     log_guide,
     log_model,
     surrogate_loss,
-    with_penalty_paths,
 )
 from ppvae.estimators.paths import along_paths
 from ppvae.terms import Terms
@@ -39,9 +37,6 @@ class PIWAE(MIWAE):
     def targets(self) -> Mapping[str, Functional]:
         guide = mean_log_mean_exp(self.particles)
         return {"bound": log_mean_exp, "model": log_mean_exp, "guide": guide}
-
-    def score(self, scorer: Scorer, batch: Mapping[str, Any], knobs: Knobs) -> Terms:
-        return with_penalty_paths(super().score(scorer, batch, knobs))
 
     def objective(self, terms: Terms, knobs: Knobs) -> Objective:
         beta = knob(knobs, "beta", self.beta)

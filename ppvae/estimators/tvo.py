@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppvae.estimators.base import Claims, Estimator, Functional, Knobs, Needs, Scorer
+from ppvae.estimators.base import Claims, Estimator, Functional, Knobs, Needs
 from ppvae.estimators.functionals import thermodynamic
 from ppvae.estimators.objective import Objective
 from ppvae.estimators.path_derivative import (
@@ -18,7 +17,6 @@ from ppvae.estimators.path_derivative import (
     refuse_moving_points,
     refuse_without_score,
     surrogate_loss,
-    with_penalty_paths,
 )
 from ppvae.terms import Terms
 
@@ -94,9 +92,6 @@ class TVO(Estimator):
         lower, chosen = thermodynamic(self.points), thermodynamic(self.points, self.side)
         guide = lower if self.side == "lower" else lambda log_weight: -chosen(log_weight)
         return {"bound": chosen, "model": lower, "guide": guide}
-
-    def score(self, scorer: Scorer, batch: Mapping[str, Any], knobs: Knobs) -> Terms:
-        return with_penalty_paths(super().score(scorer, batch, knobs))
 
     def refuse(self, terms: Terms) -> None:
         super().refuse(terms)

@@ -42,6 +42,7 @@ from ppvae.evaluation.log_joint import LogJoint, Start
 from ppvae.evaluation.means import evaluating
 from ppvae.evaluation.simulation import simulated
 from ppvae.evaluation.summary import mean_and_stderr
+from ppvae.pair import posterior_draws
 from ppvae.shapes import Float
 
 Move = Callable[[int, Point], Point]
@@ -245,7 +246,7 @@ def _posterior_draws(built: Built, batch: Mapping[str, Tensor], chains: int) -> 
     assert built.pair.posterior is not None
     with built.local():
         exact = built.pair.posterior(built.model, batch)
-        return {name: p.sample((chains,)) for name, p in exact.items()}
+        return posterior_draws(exact, chains)
 
 
 def named_mean(name: str, values: Float[Tensor, " B"]) -> dict[str, float | None]:

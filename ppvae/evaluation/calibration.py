@@ -18,6 +18,7 @@ Simulation-Based Calibration Checking for Bayesian Computation, arXiv:2211.02383
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,12 @@ def calibration_ranks(built: Built, split: Any, *, n: int = 1000, draws: int = 9
     found: dict[str, list[Tensor]] = {}
     with evaluating(built, seed):
         for given in _givens(built, split, n, draws):
-            for name, ranks in _ranks(built, given, draws).items():
+            try:
+                ranked = _ranks(built, given, draws)
+            except PairError as error:
+                # Dreams are an estimator's as well, for which another one may be the advice.
+                raise PairError(re.sub(r"(: |,? or )use elbo.*$", "", str(error))) from error
+            for name, ranks in ranked.items():
                 found.setdefault(name, []).append(ranks.cpu())
     return Ranks(draws, {name: torch.cat(parts) for name, parts in found.items()})
 
@@ -104,15 +110,12 @@ def _ranks(built: Built, given: dict[str, Tensor], draws: int) -> dict[str, Tens
 def _simulate(built: Built, given: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(data that the model drew, with what was given; their latents by site)."""
     try:
-        batch, truth = simulated(built, given)
+        return simulated(built, given)
     except PPVAEError:
         raise
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PairError(f"the model cannot be drawn from ({first})") from error
-    if "mask" in batch and "x" in built.pair.observed and batch["mask"].shape == batch["x"].shape:
-        batch["x"] = batch["x"] * batch["mask"]  # missing values are zeros in data, and so for the guide
-    return batch, truth
 
 
 def _refuse(terms: Terms) -> None:

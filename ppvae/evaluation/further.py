@@ -51,6 +51,7 @@ def ais(found: Evaluated) -> dict[str, Any]:
     config = found.config
     batch = found.first(config.ais_n)
     options: dict[str, Any] = {"chains": config.chains, "temperatures": config.temperatures}
+    options["start"] = config.start
     lower = annealed(found.built, batch, **options, seed=config.seed + 4)
     both = bidirectional(found.built, batch, **options, seed=config.seed + 5)
     results: dict[str, Any] = {"n": len(lower.lower), "k": config.k, **options}

@@ -24,7 +24,15 @@ from ppvae.built import Built
 from ppvae.errors import UsageError
 from ppvae.evaluation.ais import annealed, named_mean
 from ppvae.evaluation.chunks import row_chunks
-from ppvae.evaluation.local_gaussian import AT_ONCE, Family, LocalGaussian, elbos, fitted, guide_gaussian
+from ppvae.evaluation.local_gaussian import (
+    AT_ONCE,
+    Family,
+    LocalGaussian,
+    elbos,
+    fitted,
+    gain,
+    guide_gaussian,
+)
 from ppvae.evaluation.log_joint import LogJoint
 from ppvae.evaluation.means import evaluating
 from ppvae.shapes import Float
@@ -34,7 +42,7 @@ CHAINS, TEMPERATURES = 20, 200
 TOLERANCE = 0.01
 """Nats by which the noise of Adam may leave q* short of its maximum, without a warning."""
 UNSETTLED, ROUNDS = 0.1, 5
-"""Nats of gain in the second half for which a fit goes on, and how often it begins at most."""
+"""Nats of gain for which q* is fitted again, and how many fits there are at most."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Gaps:
     amortization_error: Float[Tensor, " B"]
     """Of best - amortized, which share their noise where they can."""
     unsettled: Float[Tensor, " B"]
-    """What L[q*] still gained in the second half of the fit."""
+    """What L[q*] gained last, in the second half of its one fit or by fitting it again."""
     family: Family
     note: str | None
     """How the family of q* differs from the guide's own; None where it does not."""
@@ -108,7 +116,7 @@ def inference_gaps(
     log_p: Float[Tensor, " B"] | None = None,
     steps: int = 1000,
     particles: int = 10,
-    lr: float = 0.1,
+    lr: float = 0.05,
     draws: int = 1000,
     k: int = 1000,
     seed: int = 0,
@@ -120,7 +128,7 @@ def inference_gaps(
             coordinates are all independent, another family than that of a hierarchical guide (`Gaps.note`).
         log_p: log p(x) of each datum, where it is known better than below.
         steps, particles, lr: of Adam, whose rate falls to zero by a cosine; `lr` is in units of the guide's
-            width. A fit that has not settled after them is begun again where it stands, four times at most.
+            width. A fit that is still gaining after them goes on from where it stands, four times at most.
         draws: for each final ELBO.
         k: draws of importance sampling, where the pair has no `evidence`; the larger in the mean of this and
             of annealed importance sampling is taken.
@@ -161,14 +169,18 @@ def inference_gaps(
 
 
 def _best(
-    joint: LogJoint, start: LocalGaussian, steps: int, lr: float
+    joint: LogJoint, guide: LocalGaussian, steps: int, lr: float
 ) -> tuple[LocalGaussian, Float[Tensor, " B"]]:
-    """The fit, begun anew where it has come to as long as a datum has still gained in the second half."""
-    for _ in range(ROUNDS):
-        start, gained = fitted(joint, start, steps, lr)
+    """(q*, what it gained last): fitted again from where it has come to, until no datum gains."""
+    best, half = fitted(joint, guide, steps, lr)
+    gained = gain(joint, best, half)
+    for _ in range(ROUNDS - 1):
         if bool(gained.max() < UNSETTLED):
             break
-    return start, gained
+        # Half way the rate is high and adds noise, which is gone at the end: from here on, ends are compared.
+        before, (best, _) = best, fitted(joint, best, steps, lr)
+        gained = gain(joint, best, before)
+    return best, gained
 
 
 def _known(built: Built, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, str] | None:

@@ -109,11 +109,11 @@ def _refuse_site(site: Site) -> None:
 
 def fitted(
     joint: LogJoint, start: LocalGaussian, steps: int, lr: float
-) -> tuple[LocalGaussian, Float[Tensor, " B"]]:
-    """(q*, what its ELBO gained in the second half of the steps, in nats).
+) -> tuple[LocalGaussian, LocalGaussian]:
+    """(q*, where it was half way), by Adam, whose rate falls from `lr` to zero by a cosine.
 
-    Adam follows the path derivative of the ELBO (Roeder et al. 2017), which is without noise where q* is the
-    posterior; its rate falls from `lr` to zero by a cosine.
+    It follows the path derivative of the ELBO (Roeder et al. 2017), which is without noise where q* is the
+    posterior.
     """
     shift, log_scale = torch.zeros_like(start.loc), torch.zeros_like(start.loc)
     below = torch.zeros_like(start.width)
@@ -135,13 +135,16 @@ def fitted(
         for value, gradient in zip(moving, gradients, strict=True):
             value.grad = gradient
         optimizer.step()
-    best = _moved(start, shift, _root(log_scale, below))
-    gained = torch.zeros_like(start.loc[:, 0], dtype=torch.float64)
-    passes = -(-AT_ONCE // joint.shape[0])
-    for _ in range(passes):
-        eps = _antithetic(joint, shift)
-        gained = gained + (log_ratio(joint, best, eps) - log_ratio(joint, half, eps)).mean(0) / passes
-    return best, gained
+    return _moved(start, shift, _root(log_scale, below)), half
+
+
+def gain(joint: LogJoint, after: LocalGaussian, before: LocalGaussian) -> Float[Tensor, " B"]:
+    """How far the ELBO of one is above that of the other, from `AT_ONCE` draws that they share."""
+    found = []
+    for _ in range(-(-AT_ONCE // joint.shape[0])):
+        eps = _antithetic(joint, after.loc)
+        found.append(log_ratio(joint, after, eps) - log_ratio(joint, before, eps))
+    return torch.cat(found).mean(0)
 
 
 def elbos(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ppvae import estimators
-from ppvae.errors import PPVAEError
+from ppvae.errors import PPVAEError, UsageError
 from ppvae.estimators.base import Estimator, Functional
 from ppvae.linter.places import of_exception
 from ppvae.oracles.measuring import (
@@ -58,11 +58,13 @@ def examine(
     the estimator's code is a failure of "runs"; nothing is raised. The estimator itself stays as it is.
 
     Raises:
-        UsageError: a text that names no estimator.
+        UsageError: a text that names no estimator, or one of ours with a beta or free bits, which its targets
+            are not about.
     """
     started = time.monotonic()
     name = estimator if isinstance(estimator, str) else estimators.spelled(estimator)
     found = estimators.find(estimator)
+    _refuse_options(found, name)
     with torch.random.fork_rng(devices=[]), double(), torch.enable_grad():
         subjects = oracles() if subjects is None else subjects
         trials = [Trial(found, oracle, 1000 * seed + i) for i, oracle in enumerate(subjects)]
@@ -74,6 +76,16 @@ def examine(
             trial.again(threshold)
         rows = [row for trial in trials for row in trial.rows(threshold)]
     return OracleReport(name, _grouped(rows), count, threshold, seed, time.monotonic() - started)
+
+
+def _refuse_options(estimator: Estimator, name: str) -> None:
+    if type(estimator) not in estimators.ESTIMATORS.values():
+        return  # the user's own may mean what it likes
+    for option, default in (("beta", 1.0), ("free_bits", 0.0)):
+        if getattr(estimator, option, default) != default:
+            raise UsageError(
+                f"{name} is held against what it estimates with {option}={default:g}: leave {option} out"
+            )
 
 
 def _threshold(comparisons: int) -> float:

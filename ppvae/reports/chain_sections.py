@@ -8,7 +8,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ppvae.reports.cells import cell, short
-from ppvae.reports.numerals import numeral
 from ppvae.reports.page import Page
 
 Drawn = Mapping[str, Figure]
@@ -21,10 +20,10 @@ def ais(told: Page, results: Mapping[str, Any], drawn: Drawn) -> None:
     )
     told.section(
         "Annealed chains, from both sides",
-        "Annealed importance sampling walks from the guide to the posterior by Hamiltonian transitions: "
-        f"{found['temperatures']} temperatures, {found['chains']} chains for each of {found['n']} data. It "
-        "gives a lower bound. Walked backwards from a true draw of the posterior it gives an upper bound, "
-        f"here for {whose}. Where the two are close, both are close to log p(x).",
+        f"Annealed importance sampling walks from the {found['start']} to the posterior by Hamiltonian "
+        f"transitions: {found['temperatures']} temperatures, {found['chains']} chains for each of "
+        f"{found['n']} data. It gives a lower bound. Walked backwards from a true draw of the posterior it "
+        f"gives an upper bound, here for {whose}. Where the two are close, both are close to log p(x).",
     )
     told.figure(
         drawn["ais"],
@@ -60,7 +59,10 @@ def rate_distortion(told: Page, results: Mapping[str, Any], drawn: Drawn) -> Non
     told.table(
         ["β", "rate", "distortion", "log Z"],
         [
-            [numeral(row["beta"], 4), *(cell(row, key) for key in ("rate", "distortion", "log_z"))]
+            [
+                f"{b:g}" if (b := row["beta"]) >= 1 else f"1/{1 / b:g}",
+                *(cell(row, key) for key in ("rate", "distortion", "log_z")),
+            ]
             for row in found["curve"]
         ],
         caption="In nats per datum; log Z = -(rate + β distortion).",

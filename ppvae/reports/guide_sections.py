@@ -107,7 +107,7 @@ def gaps(told: Page, results: Mapping[str, Any], drawn: Drawn) -> None:
         "the family of q does not hold the posterior.",
     )
     for line in filter(None, (found["gap_note"], *found["gap_warnings"])):
-        told.note(f"{line[0].upper()}{line[1:]}.")
+        told.note(f"To be read with care: {line}.")
     told.figure(drawn["gaps"], f"From the elbo to log p(x), means over {found['n']} data.")
     told.table(
         ["", "nats per datum", "what it is"],

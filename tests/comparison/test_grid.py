@@ -162,8 +162,9 @@ def test_a_cell_that_diverges_is_a_row_and_keeps_its_curve():
     found = quick({"elbo": "elbo", "broken": Broken()}, repeats=0, steps=6)
     cells = found.of("broken")
     assert [c.status for c in cells] == ["diverged", "diverged"]
-    assert "the loss became nan" in cells[0].line
-    assert [p["step"] for p in cells[0].curve][:2] == [0, 2]
+    assert all("the loss became nan" in cell.line for cell in cells)
+    assert {cell.steps for cell in cells} == {6}
+    assert [[p["step"] for p in cell.curve][:2] for cell in cells] == [[0, 2], [0, 2]]
     assert [c.status for c in found.of("elbo")] == ["done", "done"]
 
 

@@ -108,33 +108,61 @@ def test_the_z_of_an_unbiased_estimator_is_a_standard_normal_number():
     assert 0.5 < float(zs.std()) < 1.6
 
 
+class Eight(nn.Module):
+    """A guide with a vector of parameters."""
+
+    def __init__(self, model=None):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(8))
+
+    def forward(self, x, *, n=None):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(self.loc.sum(), 1.0))
+
+
+class Noisy(ELBO):
+    """The gradient mean + sd * noise, whatever the pair is."""
+
+    def __init__(self, guide, mean, sd):
+        super().__init__()
+        self.guide, self.mean, self.sd = lambda: guide, mean, sd
+
+    def objective(self, terms, knobs):
+        gradient = self.mean + self.sd * torch.randn(8)
+        return Objective(None, {"all": (gradient * self.guide().loc).sum()})
+
+
 def test_the_directional_ratio_of_isotropic_noise():
     """g = mu + n with n ~ N(0, s^2 I_P), mu = (m, 0, ...): DSNR is E|m + s n_1| E[1 / (s chi_(P-1))]."""
-
-    class Noisy(ELBO):
-        def objective(self, terms, knobs):
-            weight = guide.loc
-            drift = torch.cat([torch.tensor([2.0]), torch.zeros(7)])
-            return Objective(None, {"all": ((drift + 0.5 * torch.randn(8)) * weight).sum()})
-
-    class Eight(nn.Module):
-        def __init__(self, model=None):
-            super().__init__()
-            self.loc = nn.Parameter(torch.zeros(8))
-
-        def forward(self, x, *, n=None):
-            with pyro.plate("data", len(x), dim=-1):
-                pyro.sample("z", dist.Normal(self.loc.sum(), 1.0))
-
     built = build(dataclasses.replace(gaussian_toy(0.0, 1.0).pair, guide=Eight))
-    guide = built.guide
-    found = probe(built, ones(2), {"noisy": Noisy()}, repeats=400).probes[0].groups["guide"]
+    noisy = Noisy(built.guide, 2.0 * torch.eye(8)[0], 0.5)
+    found = probe(built, ones(2), {"noisy": noisy}, repeats=400).probes[0].groups["guide"]
     inverse = math.exp(math.lgamma(3.0) - math.lgamma(3.5)) / math.sqrt(2)  # E[1 / chi_7]
     assert found.dsnr is not None
     assert abs(found.dsnr.value - 2.0 / 0.5 * inverse) < 3 * (found.dsnr.stderr or 0.0) + 0.02
     assert found.norm.value == pytest.approx(2.0, rel=0.05)
     assert found.variance.value == pytest.approx(8 * 0.25, rel=0.1)
     assert found.snr == pytest.approx(2.0 / math.sqrt(2.0), rel=0.1)
+
+
+def test_a_bias_across_the_gradient_is_seen_as_well():
+    """The truth is (2, 0, ...), the estimator's mean (2, .1, 0, ...): 20 repeats with noise of .05 see it."""
+    mean = 2.0 * torch.eye(8)[0]
+    pair = dataclasses.replace(
+        gaussian_toy(0.0, 1.0).pair,
+        guide=Eight,
+        elbo=lambda model, guide, batch: -(mean * guide.loc).sum()[None],
+    )
+    built = build(pair)
+    estimators = {
+        "right": Noisy(built.guide, mean, 0.05),
+        "wrong": Noisy(built.guide, mean + 0.1 * torch.eye(8)[1], 0.05),
+    }
+    right, wrong = (p.groups["guide"] for p in probe(built, ones(2), estimators, repeats=40).probes)
+    assert abs(right.z or 9.0) < 3
+    assert (wrong.z or 0.0) > 5
+    assert wrong.bias is not None
+    assert z(wrong.bias, 0.1) < 3
 
 
 # ---- what it is held against

@@ -165,6 +165,8 @@ def test_the_directional_ratio():
     u = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
     found = directional(torch.tensor([-3.0, 4.0, 12.0]), u)
     assert float(found) == pytest.approx(3 / math.sqrt(160), rel=1e-12)
+    assert float(directional(torch.zeros(3), u)) == 0.0
+    assert float(directional(2.0 * u, u)) == math.inf
 
 
 def test_z_by_its_formula():

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ppvae.comparison.blocks import blocks, details
 from ppvae.comparison.cells import Cell
-from ppvae.comparison.figures import figures
+from ppvae.comparison.figures import figures, log_ticks
 from ppvae.comparison.findings import GroupFinding, Laboratory, Probe
 from ppvae.comparison.moments import Estimate
 from ppvae.comparison.report import report
@@ -238,6 +238,21 @@ def test_an_interval_that_leaves_out_zero_is_filled():
     marks = [line for line in axes.lines if line.get_markersize() == 6]
     assert marks[0].get_markerfacecolor() != "white"
     assert float(marks[0].get_xdata()[0]) == pytest.approx(7.0)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (1.3, 2.7, [1.5, 2.0, 2.5]), (0.95, 3.2, [1.0, 2.0, 3.0]), (0.95, 6.0, [1.0, 2.0, 5.0]),
+        (0.2, 5.5, [0.3, 1.0, 3.0]), (1.1, 1.4, [math.sqrt(1.1 * 1.4)]),
+        (0.05, 150.0, [0.1, 1.0, 10.0, 100.0]), (1e-6, 1e3, [1e-6, 1e-3, 1.0, 1e3]),
+    ],
+)  # fmt: skip
+def test_log_axes_have_some_ticks(low, high, ticks):
+    found = log_ticks(low, high)
+    assert 1 <= len(found) <= 4
+    assert all(low <= tick <= high * (1 + 1e-12) for tick in found)
+    assert found == pytest.approx(ticks)
 
 
 def test_only_a_laboratory_and_only_cells():

@@ -19,6 +19,7 @@ from ppvae.build import build
 from ppvae.errors import PairError
 from ppvae.estimators import ARM, AsPyro, DisARM, find
 from ppvae.pair import Pair
+from tests.test_estimators import waits
 from tests.toys import (
     MLP_VAE,
     BernoulliGuide,
@@ -423,6 +424,22 @@ def test_looking_for_the_layers_takes_no_random_number(estimator):
     again, same = loss_and_gradients(made, built, ones(5))
     close(loss, again, 0.0)
     assert_same(found, same, tolerance=0.0)
+
+
+@both
+def test_no_step_waits_for_the_device(estimator):
+    """Once the layers are known; two layers, a normal latent beside a bit."""
+    pairs = [
+        Pair(model=TwoLayers, guide=TwoLayerGuide, data=None),
+        Pair(model=Mixed, guide=MixedGuide, data=None),
+    ]
+    for pair, sizes in zip(pairs, ({}, {"rows": 5}), strict=True):
+        built, made = build(pair, **sizes), estimator(4)
+        made.estimate(built, ones(5))
+        knobs = {"beta": torch.tensor(0.5)}
+        assert (
+            waits(lambda b=built, m=made, k=knobs: m.estimate(b, ones(5), k).losses["all"].backward()) == []
+        )
 
 
 @both

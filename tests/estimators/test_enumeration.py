@@ -364,6 +364,31 @@ def test_masked_data_have_no_terms():
     torch.testing.assert_close(part.metrics["log_evidence"], wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_a_masked_latent_keeps_its_law():
+    """Exact to 1e-12: where z alone is masked, sum_z q(z) log p(x | z), and log sum_z p(z) p(x | z)."""
+    law, keep = dist.Bernoulli(torch.tensor(0.3)), torch.tensor([True, False])
+
+    def model(x=None, *, n=None):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", law.mask(keep))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    class Guide(BernoulliGuide):
+        def forward(self, x, *, n=None):
+            with poutine.mask(mask=keep):
+                super().forward(x)
+
+    built, x = build(Pair(model=model, guide=Guide, data=None)), torch.tensor([0.3, 0.3])
+    q = dist.Bernoulli(logits=built.guide.logit)
+    log_q, log_p = q.log_prob(bit()), law.log_prob(bit())
+    likelihood = dist.Normal(bit(), 1.0).log_prob(x[0])
+    wanted = [(log_q.exp() * (likelihood + log_p - log_q)).sum(), (log_q.exp() * likelihood).sum()]
+    found = Enumeration().estimate(built, {"x": x})
+    torch.testing.assert_close(found.bound, torch.stack(wanted).detach(), rtol=1e-12, atol=1e-12)
+    evidence = (log_p + likelihood).logsumexp(0).item()
+    assert found.metrics["log_evidence"].item() == pytest.approx(evidence, abs=1e-12)
+
+
 def test_a_state_that_q_excludes_is_silent():
     """log q = -inf: its term is zero, not nan."""
 

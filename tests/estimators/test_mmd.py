@@ -132,6 +132,19 @@ def test_a_learned_prior_moves_to_the_codes(vectorize, particles):
     assert found["guide.loc"] < 0
 
 
+@pytest.mark.parametrize("particles", [1, 3])
+def test_draws_are_told_apart_by_row(particles):
+    """Exact to 1e-12 under one seed: draws of one datum are one row's, the parts of an inner plate one
+    vector."""
+    built, batch = build(Pair(model=Prior, guide=Parts, data=None, plates=2)), {"x": torch.zeros(4)}
+    torch.manual_seed(0)
+    found = MMD(particles).estimate(built, batch).metrics["mmd"]
+    torch.manual_seed(0)
+    site = built.score(batch, particles).sites["z"]
+    codes, prior = (v.reshape(particles, 3, 4).permute(2, 0, 1) for v in (site.value, site.p.rsample()))
+    torch.testing.assert_close(found, squared_mmd(codes, prior, math.sqrt(3)), rtol=1e-12, atol=1e-12)
+
+
 class Rates(nn.Module):
     """A prior with parameters that is not reparameterized in closed form."""
 

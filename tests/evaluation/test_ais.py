@@ -402,6 +402,22 @@ def test_a_pilot_has_a_step_for_each_temperature(count, monkeypatch):
     assert (steps.scale - 1).abs().max() < 0.5
 
 
+def test_the_steps_of_a_walk_never_move():
+    """What the chains accept changes no step size, or E w would not be p(x)."""
+    built = gaussian_toy(0.0, 1.0)
+    with evaluating(built, 0):
+        betas = schedule(6, "guide")
+        steps = pilot.tuned(built, ones(5), betas[1:-1], 2, "guide")
+        kept = steps.step.clone(), steps.scale.clone()
+        joint = LogJoint(built, ones(5), 3)
+        walk = pilot.Walk(joint, betas, 2, steps)
+        for _ in forward(joint.point(joint.draw()), betas, walk):
+            assert walk.steps is steps
+    assert torch.equal(steps.step, kept[0])
+    assert torch.equal(steps.scale, kept[1])
+    assert ((walk.acceptance > 0) & (walk.acceptance < 1)).all()
+
+
 @pytest.mark.parametrize("option", ["chains", "temperatures", "leapfrog"])
 def test_counts_are_at_least_one(option):
     built = gaussian_toy(0.0, 1.0)

@@ -237,7 +237,7 @@ def test_every_drawn_latent_is_ranked(name, shapes):
 
 
 def test_what_cannot_be_ranked_says_why():
-    with pytest.raises(PairError, match="latent 'w' is not of one datum"):
+    with pytest.raises(PairError, match="latent 'w' is shared by all data"):
         of_proof("regression")
     with pytest.raises(PairError, match="the guide enumerates 'c': there are no draws"):
         of_proof("mixture", "IN_GUIDE")

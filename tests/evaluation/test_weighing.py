@@ -237,6 +237,7 @@ def test_options_are_checked():
         ({"k": "many"}, "k='many' does not fit: give a whole number"),
         ({"calibration_n": 0}, "calibration_n=0 is too small: use at least 1"),
         ({"split": "tset"}, "no split 'tset', did you mean 'test'"),
+        ({"start": "Prior"}, "no start 'Prior', did you mean 'prior'"),
         ({"seed": 2**32}, "seed=4294967296 is too large"),
         ({"seed": -1}, "seed=-1 is too small"),
     ]

@@ -10,6 +10,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from ppvae.build import build
 from ppvae.estimators import find as find_estimator
+from ppvae.pair import posterior_draws
 from ppvae.registry import find
 
 ROWS, COMPONENTS = 4, 3
@@ -61,8 +62,27 @@ def test_posterior_is_bayes_rule(x_shape):
     evidence = built.pair.evidence(model, batch)
     close(left, evidence.unsqueeze(-1).expand(-1, COMPONENTS))
     close(found["c"].probs.sum(-1), torch.ones(ROWS, dtype=torch.float64))
-    # And p(z | x) by itself: the sum over c of the joint, divided by the evidence.
-    close(found["z"].log_prob(z), log_joint(model, x.flatten(1), z).logsumexp(-1) - evidence)
+    for i, c in enumerate(torch.eye(COMPONENTS, dtype=torch.float64)):
+        close(found["z"]({"c": c.expand(ROWS, -1)}).log_prob(z), given_c[:, i])
+
+
+def test_draws_of_the_posterior_know_of_each_other():
+    """50,000 joint draws (seed 81): for each c, as often as p(c | x), z has the mean of p(z | x, c), within 5
+    standard errors."""
+    built, batch = made()
+    with torch.no_grad():
+        laws = built.pair.posterior(built.model, batch)
+        each = built.model.posterior_z(batch["x"])
+        drawn = posterior_draws(laws, 50_000)
+    assert [value.shape for value in drawn.values()] == [(50_000, ROWS, COMPONENTS), (50_000, ROWS, 2)]
+    share = drawn["c"].mean(0)
+    probs = laws["c"].probs
+    assert ((share - probs).abs() < 5 * (probs * (1 - probs) / 50_000).sqrt() + 1e-4).all()
+    count = drawn["c"].sum(0).unsqueeze(-1)
+    mean = torch.einsum("nbc,nbd->bcd", drawn["c"], drawn["z"]) / count.clamp(min=1)
+    error = (each.variance / count.clamp(min=1)).sqrt()
+    assert (((mean - each.loc).abs() < 5 * error) | (count < 20)).all()
+    assert (count >= 20).sum() > ROWS
 
 
 @pytest.mark.parametrize("x_shape", [(2,), (1, 1, 3)])

@@ -79,6 +79,7 @@ def test_a_pair_is_a_pair(capsys, own):
     ("argv", "line"),
     [
         ("iwae:kk=2", "estimator 'iwae:kk=2' has no option 'kk'"),
+        ("elbo:beta=4", "elbo:beta=4 is held against what it estimates with beta=1: leave beta out"),
         ("iwaee", "no estimator 'iwaee', did you mean 'iwae'?"),
         ("ppcaa", "no pair 'ppcaa', did you mean 'ppca'?"),
         ("xyzzy", "no pair 'xyzzy'. There are"),

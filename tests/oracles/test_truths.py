@@ -95,7 +95,7 @@ def test_evidence():
 # Two ways to one number.
 
 
-@pytest.mark.parametrize("name", ["ppca_mean_field", "conjugate_mixture", "noisy_or"])
+@pytest.mark.parametrize("name", ["ppca_full", "ppca_mean_field", "conjugate_mixture", "noisy_or"])
 def test_a_pairs_own_elbo_is_the_sum_over_its_nodes(name):
     """Value and every derivative to 1e-8; the mean of a quadratic is exact on any grid."""
     (oracle,) = (o for o in oracles() if o.name == name)
