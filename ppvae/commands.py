@@ -293,7 +293,8 @@ def _trust_rows(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "calibration", verdict, f"{found['failing']} of {found['ranked']} ranks not uniform"
     if found := results.get("ais"):
         yield _row("log p(x), annealed", found, "ais_lower", f"nats per datum, {found['n']} data")
-        yield _row("upper - lower", found, "bdmc_gap", "nats per datum, annealed from both sides")
+        if found["bdmc_gap"] is not None:
+            yield _row("upper - lower", found, "bdmc_gap", "nats per datum, annealed from both sides")
     if found := results.get("gaps"):
         for name in ("approximation", "amortization"):
             yield _row(f"{name} gap", found, f"{name}_gap", f"nats per datum, {found['n']} data")

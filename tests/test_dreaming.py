@@ -1,6 +1,7 @@
 """Dreams: draws of the model, and the guide's account of them."""
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
-# pyright: reportOptionalSubscript=false, reportTypedDictNotRequiredAccess=false
+# pyright: reportOptionalSubscript=false, reportTypedDictNotRequiredAccess=false, reportOptionalOperand=false
+# pyright: reportOperatorIssue=false
 
 import pyro
 import pyro.distributions as dist

@@ -131,9 +131,9 @@ def _gradient(laboratory: Laboratory, group: str) -> Block:
 def _row(probe: Probe, group: str) -> list[str]:
     if probe.refused is not None:
         return [probe.estimator, f"refused: {probe.refused}"]
-    found = probe.groups.get(group)
-    if found is None:
+    if group not in probe.groups:
         return [probe.estimator, "no gradient"]
+    found = probe.groups[group].shown()
     return [
         probe.estimator,
         _bias(found),
@@ -159,9 +159,9 @@ def details(laboratory: Laboratory, group: str) -> Block:
     )
     rows = []
     for probe in laboratory.probes:
-        found = probe.groups.get(group)
-        if found is None:
+        if group not in probe.groups:
             continue
+        found = probe.groups[group].shown()
         low, high = (1e3 * seconds for seconds in probe.seconds_quartiles or (0.0, 0.0))
         rows.append(
             [

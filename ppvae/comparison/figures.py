@@ -164,7 +164,7 @@ def gradients(laboratory: Laboratory) -> Figure | None:
             for row, probed in enumerate(probes):
                 if group in probed.groups:
                     at = row + 0.16 * (g - (len(groups) - 1) / 2)
-                    found |= _mark(axes, title, probed.groups[group], read, at, color, marker, group)
+                    found |= _mark(axes, title, probed.groups[group].shown(), read, at, color, marker, group)
         axes.set(title=title, xlabel=unit)
         axes.grid(axis="y", visible=False)
         _scale(axes, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,23 @@ class GroupFinding:
     """Of the hypothesis that there is no bias."""
     reference: str | None = None
     """What the truth is."""
+    rounding: float = 0.0
+    """What the arithmetic itself may add to a norm."""
+
+    def shown(self) -> GroupFinding:
+        """Itself with 0 for what is within the rounding: without noise there is no variance of 1e-31."""
+        found = dataclasses.replace(self)
+        if self.norm.value <= self.rounding:
+            found.norm = Estimate(0.0)
+        if self.bias is not None and self.bias.value <= self.rounding:
+            error = self.bias.stderr or 0.0
+            found.bias = Estimate(0.0, error if error > self.rounding else None)
+        if self.variance.value <= self.rounding**2:
+            ratio = math.inf if found.norm.value > 0 else 0.0
+            found.variance, found.variance_time, found.snr = Estimate(0.0), 0.0, ratio
+            found.snr_per_parameter = None if self.snr_per_parameter is None else ratio
+            found.dsnr = None if self.dsnr is None else Estimate(ratio)
+        return found
 
 
 @dataclass

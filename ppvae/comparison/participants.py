@@ -36,6 +36,8 @@ from ppvae.errors import PairError
 from ppvae.estimators import Estimator
 from ppvae.estimators.gradients import group_gradients
 
+ROUNDING = 64
+"""Units in the last place that a gradient may be off by: sums over many entries."""
 WARM_UP = 2
 """Gradients before the clock counts: what is made on the first call is not the estimator's cost."""
 
@@ -214,6 +216,9 @@ class Subject:
             snr_per_parameter=signal_to_noise_per_parameter(moments),
             dsnr=mean_of(self.ratios[group]) if moments.size >= LEAST_PARAMETERS else None,
             target=self.targets[group].label if group in self.targets else None,
+            rounding=ROUNDING
+            * torch.finfo(self.built.dtype or torch.float32).eps
+            * float(moments.mean.norm()),
         )
         return finding if truth is None else self._held_against(finding, group, truth)
 
@@ -226,13 +231,9 @@ class Subject:
         repeats = truth.moments.get(group)
         exact = None if truth.exact is None else truth.exact[group]
         squared = squared_bias(moments, repeats, exact, along)
-        dtype = self.built.dtype or torch.float32
-        rounding = (
-            64 * torch.finfo(dtype).eps * max(float(truth.mean(group).norm()), float(moments.mean.norm()))
-        )
         finding.bias_squared = squared
         finding.bias = root(squared.value, squared.stderr or 0.0)
-        finding.z = z_of_bias(own, theirs, at, rounding)
+        finding.z = z_of_bias(own, theirs, at, finding.rounding)
         finding.reference = truth.reference.label
         return finding
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ppvae.built import Built
+from ppvae.errors import PairError
 from ppvae.evaluation.ais import annealed, bidirectional
 from ppvae.evaluation.calibration import calibration_ranks, calibration_summary
 from ppvae.evaluation.gaps import inference_gaps
@@ -47,16 +48,19 @@ def calibration(found: Evaluated) -> dict[str, Any]:
 
 def ais(found: Evaluated) -> dict[str, Any]:
     """A lower bound on the data, beside importance sampling's on the same; and both sides, on data that the
-    model drew itself unless the posterior is known."""
+    model drew itself unless the posterior is known, and not at all where the model cannot draw any."""
     config = found.config
     batch = found.first(config.ais_n)
     options: dict[str, Any] = {"chains": config.chains, "temperatures": config.temperatures}
     options["start"] = config.start
     lower = annealed(found.built, batch, **options, seed=config.seed + 4)
-    both = bidirectional(found.built, batch, **options, seed=config.seed + 5)
-    results: dict[str, Any] = {"n": len(lower.lower), "k": config.k, **options}
-    results |= lower.summary() | both.summary() | {"bdmc_gap_each": both.gap.tolist()}
-    results |= dict.fromkeys(_AGAINST)
+    results: dict[str, Any] = {"n": len(lower.lower), "k": config.k, **options, **lower.summary()}
+    results |= dict.fromkeys((*_AGAINST, *_BOTH_SIDES))
+    try:
+        both = bidirectional(found.built, batch, **options, seed=config.seed + 5)
+        results |= both.summary() | {"bdmc_gap_each": both.gap.tolist()}
+    except PairError as error:
+        results["bdmc_missing"] = str(error)
     if found.log_likelihood is not None:
         weighed = found.log_likelihood[: len(lower.lower)]
         results["importance"], results["importance_stderr"] = mean_and_stderr(weighed)
@@ -66,6 +70,11 @@ def ais(found: Evaluated) -> dict[str, Any]:
 
 
 _AGAINST = ("importance", "importance_stderr", "ais_above_importance", "ais_above_importance_stderr")
+_BOTH_SIDES = (
+    "bdmc_lower", "bdmc_lower_stderr", "bdmc_upper", "bdmc_upper_stderr", "bdmc_gap", "bdmc_gap_stderr",
+    "bdmc_acceptance", "bdmc_simulated", "bdmc_gap_each", "bdmc_missing",
+)  # fmt: skip
+"""`bdmc_missing` says why the others are None."""
 
 
 def gaps(found: Evaluated) -> dict[str, Any]:

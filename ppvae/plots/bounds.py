@@ -63,7 +63,7 @@ def _gaps_by_datum(axes: Axes, found: Mapping[str, Any]) -> None:
     )
     axes.grid(axis="x", visible=False)
     if not len(gaps) or np.abs(gaps).max() < 1e-6:
-        said = "both sides meet" if len(gaps) else "no datum has finite bounds"
+        said = "both sides meet" if len(gaps) else "no upper bounds"
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, said, ha="center", va="center", color=SOFT, transform=axes.transAxes)
         return

@@ -15,9 +15,9 @@ Drawn = Mapping[str, Figure]
 
 def ais(told: Page, results: Mapping[str, Any], drawn: Drawn) -> None:
     found = results["ais"]
-    whose = (
-        "data that the model drew" if found["bdmc_simulated"] else "the same data, whose posterior is known"
-    )
+    whose = "data that the model drew"
+    if found["bdmc_simulated"] is False:
+        whose = "the same data, whose posterior is known"
     told.section(
         "Annealed chains, from both sides",
         f"Annealed importance sampling walks from the {found['start']} to the posterior by Hamiltonian "
@@ -29,7 +29,7 @@ def ais(told: Page, results: Mapping[str, Any], drawn: Drawn) -> None:
         drawn["ais"],
         "Left: lower bounds on the same data. Right: how far both sides are apart, datum by datum.",
     )
-    rows = [
+    rows: list[list[Any]] = [
         ["annealed chains", cell(found, "ais_lower"), f"lower bound, {found['n']} data"],
         [
             f"importance sampling, K = {found['k']}",
@@ -37,10 +37,12 @@ def ais(told: Page, results: Mapping[str, Any], drawn: Drawn) -> None:
             "lower bound, the same data",
         ],
         ["the first less the second", cell(found, "ais_above_importance"), "datum by datum"],
-        ["lower side", cell(found, "bdmc_lower"), whose],
-        ["upper side", cell(found, "bdmc_upper"), whose],
-        ["upper less lower", cell(found, "bdmc_gap"), whose],
     ]
+    if found["bdmc_missing"]:
+        rows.append(["both sides", "–", found["bdmc_missing"]])
+    else:
+        sides = (("lower side", "bdmc_lower"), ("upper side", "bdmc_upper"), ("upper less lower", "bdmc_gap"))
+        rows += [[label, cell(found, name), whose] for label, name in sides]
     caption = f"The transitions were accepted with probability {short(found['ais_acceptance'])}."
     told.table(["", "nats per datum", "of"], rows, caption=caption)
 

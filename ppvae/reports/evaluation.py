@@ -78,6 +78,9 @@ def page(
     return told
 
 
+_BOTH = "of both sides of log p(x), annealed chains"
+
+
 def _lead(results: Mapping[str, Any]) -> str:
     step = f" The parameters are those of step {results['step']}." if "step" in results else ""
     return (
@@ -116,7 +119,5 @@ def _summary(told: Page, results: Mapping[str, Any]) -> None:
             cells.append([f"{name} gap", cell(found, f"{name}_gap"), f"{found['n']} data"])
     if found := results.get("ais"):
         cells.append(["log p(x), annealed", cell(found, "ais_lower"), f"lower bound, {found['n']} data"])
-        cells.append(
-            ["upper less lower", cell(found, "bdmc_gap"), "of both sides of log p(x), annealed chains"]
-        )
+        cells.append(["upper less lower", cell(found, "bdmc_gap"), found["bdmc_missing"] or _BOTH])
     told.table(["quantity", "value", "what it is"], cells)

@@ -31,6 +31,12 @@ def bit_data(rows: int = 40) -> Dataset:
     return Dataset(name="bits", train=Split({"x": x}), test=Split({"x": x[:9]}))
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Figures take a second each, and are looked at elsewhere."""
+    monkeypatch.setattr("ppvae.comparison.figures.figures", lambda comparison: {})
+
+
 BITS = Pair(model=bernoulli_model, guide=BernoulliGuide, data=None, discrete={"z": "score"}, name="bits")
 
 

@@ -18,8 +18,9 @@ from ppvae.errors import UsageError
 from ppvae.estimators import ELBO, IWAE, Objective, find
 from ppvae.estimators.functionals import log_mean_exp, mean
 from ppvae.pair import Pair
+from ppvae.registry import find as find_pair
 from ppvae.runs import strict_json
-from tests.comparison.small import timeless
+from tests.comparison.small import numbers, timeless
 from tests.toys import GUIDE_B, MLP, MLP_VAE, Encoder, bernoulli_toy, bits, dataset, gaussian_toy, ones
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -255,6 +256,23 @@ def test_a_gradient_without_noise_is_neither_biased_nor_noisy():
     assert abs(found.z or 0.0) < 3
     assert found.bias is not None
     assert found.bias.value < 1e-12
+
+
+def test_what_is_within_the_rounding_is_shown_as_zero():
+    """On the exact posterior log w is constant: the elbo's gradient has no noise but the arithmetic's."""
+    built, batch = build(find_pair("ppca"), numbers(), seed=0), {"x": numbers().train.fields["x"][:9]}
+    model = probed(built, batch, "elbo", repeats=8)["elbo"].groups["model"]
+    assert 0 < model.variance.value < 1e-20
+    shown = model.shown()
+    assert (shown.variance.value, shown.variance_time) == (0.0, 0.0)
+    assert shown.snr == shown.snr_per_parameter == math.inf
+    assert shown.dsnr is not None
+    assert shown.dsnr.value == math.inf
+    assert shown.bias is not None
+    assert (shown.bias.value, shown.bias.stderr) == (0.0, None)
+    assert shown.norm == model.norm
+    noisy = probed(built, batch, "stl", repeats=8)["stl"].groups["model"]
+    assert noisy.shown() == noisy
 
 
 # ---- what it leaves alone

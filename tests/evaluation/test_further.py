@@ -14,6 +14,8 @@ from ppvae.build import build
 from ppvae.data import Dataset, Split, load
 from ppvae.evaluation import evaluate
 from ppvae.evaluation_config import FURTHER
+from ppvae.models.ppca import PPCA
+from ppvae.reports import evaluation as report
 from tests.toys import BernoulliGuide, bernoulli_model
 
 FEW: dict[str, Any] = {
@@ -104,6 +106,23 @@ def test_discrete_latents_have_reasons():
     for name in ("ais", "gaps", "rate_distortion"):
         assert results[name] is None
         assert "discrete" in results["reasons"][name]
+
+
+def test_a_model_that_cannot_be_drawn_from_has_one_side(toy):
+    """The lower bound stays, and what is missing says why."""
+
+    class Blind(PPCA):
+        def forward(self, x, *, n=None):
+            return super().forward(x.clone())
+
+    pair = dataclasses.replace(registry.find("ppca_mean_field"), model=Blind, posterior=None)
+    results = evaluate(build(pair, toy, seed=1), toy, all=True, **FEW)
+    assert math.isfinite(results["ais"]["ais_lower"])
+    assert results["ais"]["bdmc_gap"] is results["ais"]["bdmc_gap_each"] is None
+    assert "cannot dream" in results["ais"]["bdmc_missing"]
+    assert "cannot" in results["reasons"]["calibration"]
+    html = report.page(results, report.figures(results), title="blind", about={}).html()
+    assert html.count("cannot dream") == 3  # in the summary, the section, and among the reasons
 
 
 def test_a_pair_without_a_bound_has_none_of_it():

@@ -278,7 +278,7 @@ def test_it_works_beside_a_batch_norm():
 
 def test_points_carry_no_graph_and_parameters_no_gradient():
     built, batch = build(MLP_VAE, dataset(bits())), bits()
-    with evaluating(built, 0):
+    with built.in_eval_mode():  # with gradients enabled around it
         point = LogJoint(built, batch, 3).point(torch.randn(3, 7, 2))
     assert not any(part.requires_grad for part in point)
     assert all(p.grad is None and p.requires_grad for p in built.parameters())
