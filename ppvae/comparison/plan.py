@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import hashlib
 import inspect
 import json
@@ -47,8 +47,10 @@ class Plan:
     def make(cls, place: Pair | str, estimators: Estimators | None, data: Any, config: CompareConfig) -> Plan:
         """Raises what is wrong with the pair, the data, the options or an estimator's name."""
         pair, made = find(place), named(estimators or config.estimators)
-        config = dataclasses.replace(config, estimators=tuple(made))
         training = config.training(pair.train)
+        for name, estimator in made.items():  # known now, and not after hours
+            if training.kl_warmup and not hasattr(estimator, "beta"):
+                raise UsageError(f"{name} has no beta that kl_warmup could raise: leave one of them out")
         found, built, dataset = prepare(place, data, training)
         check(found, dataset, built=built, seed=config.seed).raise_if_broken()
         if dataset is None and not config.probe:
@@ -97,7 +99,11 @@ def named(estimators: Estimators) -> dict[str, Estimator]:
         UsageError: an unknown name, or one listed twice.
     """
     if isinstance(estimators, Mapping):
-        return {str(name): find_estimator(given) for name, given in estimators.items()}
+        mapping: Mapping[str, str | Estimator] = estimators  # type: ignore[assignment]
+        for name in mapping:
+            if split_estimators([name]) != (name,):
+                raise UsageError(f"{name!r} is no name for an estimator: leave commas and = out of it")
+        return {name: find_estimator(given) for name, given in mapping.items()}
     found: dict[str, Estimator] = {}
     spellings: set[str] = set()
     listed = [estimators] if isinstance(estimators, str) else list(estimators)
@@ -120,8 +126,14 @@ def named(estimators: Estimators) -> dict[str, Estimator]:
 
 
 def _recorded(name: str, estimator: Estimator) -> str:
-    """The user's own are marked as such: nothing that a folder names is imported."""
-    return f"{OWN}{name}" if spelled(estimator).startswith(OWN) else name
+    """What is not found again by its name is marked as the user's own: nothing that a folder names is
+    imported."""
+    spelling = spelled(estimator)
+    if not spelling.startswith(OWN):
+        with contextlib.suppress(UsageError):
+            if spelled(find_estimator(name)) == spelling:
+                return name
+    return f"{OWN}{name}"
 
 
 def _source(estimator: Estimator) -> str | None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ppvae.built import Built
 from ppvae.errors import PairError
+from ppvae.estimators.base import weights_obstacle
 from ppvae.evaluation.log_joint import LogJoint
 from ppvae.shapes import Float
 from ppvae.terms import Site
@@ -45,8 +46,10 @@ class LocalGaussian:
 
 def guide_gaussian(built: Built, batch: Mapping[str, Tensor], family: Family | None) -> LocalGaussian:
     """The guide's own parameters, or where it has several latents, the moments of its draws."""
-    joint = LogJoint(built, batch, 1)
+    joint = LogJoint(built, batch, 1, "prior")
     terms = built.score(batch, 1)
+    if obstacle := weights_obstacle(terms):
+        raise PairError(f"the best q of each datum {obstacle}")
     for name in joint.names:
         _refuse_site(terms.sites[name])
     first, *others = joint.names

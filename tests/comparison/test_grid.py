@@ -203,6 +203,14 @@ def test_a_broken_pair_is_refused_before_anything_is_trained(monkeypatch):
         quick(["elbo"], bit_data(), Pair(model=model, guide=Guide, data=None))
 
 
+def test_a_warm_up_that_an_estimator_lacks_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr(grid, "train_cell", lambda *a, **k: pytest.fail("trained"))
+    with pytest.raises(
+        UsageError, match="renyi has no beta that kl_warmup could raise: leave one of them out"
+    ):
+        quick(["elbo", "renyi"], train={"kl_warmup": 3})
+
+
 def test_a_pair_without_data_can_only_be_probed():
     from tests.test_terms import SCHOOLS, SchoolsGuide, schools
 
@@ -244,6 +252,19 @@ def test_estimators_by_name_instance_and_mapping():
     own = named({"mine": Broken(), "five": "iwae:k=5"})
     assert list(own) == ["mine", "five"]
     assert isinstance(own["five"], IWAE)
+
+
+def test_names_of_ones_own_are_given_again(tmp_path, monkeypatch):
+    mine = {"elbo": "elbo", "five draws": "iwae:k=5"}
+    first = quick(mine, save=True, out=tmp_path, seeds=1, repeats=0)
+    assert first.estimators == ["elbo", "five draws"]
+    with pytest.raises(UsageError, match="an estimator of your own, five draws: list it again"):
+        compare("ppca_mean_field", data=numbers(), resume=first.folder)
+    monkeypatch.setattr(grid, "train_cell", lambda *a, **k: pytest.fail("trained again"))
+    found = compare("ppca_mean_field", mine, numbers(), resume=first.folder)
+    assert [cell.to_dict() for cell in found.cells] == [cell.to_dict() for cell in first.cells]
+    with pytest.raises(UsageError, match="'a, b' is no name for an estimator: leave commas and = out of it"):
+        named({"a, b": "elbo"})
 
 
 @pytest.mark.parametrize("twice", [["iwae", "iwae:k=5"], ["iwae:k=3", IWAE(3)], ["elbo", "elbo"]])

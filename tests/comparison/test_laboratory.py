@@ -325,11 +325,7 @@ class Counting(ELBO):
     def objective(self, terms, knobs):
         assert isinstance(self.calls, torch.Tensor)
         self.calls += 1
-        q = terms.sites["z"].log_q
-        assert q is not None
-        loss = (self.calls + self.baseline.detach()) * q.detach().mean() * 0 + self.calls * parameter(
-            terms
-        ).sum()
+        loss = (self.calls + self.baseline.detach()) * parameter(terms)
         return Objective(None, {"all": loss + (self.baseline - 1.0) ** 2})
 
 
@@ -345,7 +341,7 @@ def test_baselines_settle_first_and_then_rest():
     guide = found.groups["guide"]
     assert found.settled == 50
     assert guide.variance.value == 0.0
-    assert guide.norm.value == 50 + 1 + 1  # the first look, the settling, the repeat
+    assert 52.2 < guide.norm.value < 53  # the first look, the settling, the repeat, and what was learnt
     assert float(estimator.calls) == 0  # type: ignore[arg-type]
     assert float(estimator.baseline) == 0
 

@@ -96,7 +96,8 @@ def comparison() -> Comparison:
 
 def vars_of(seed: int) -> dict:
     if seed == 0:
-        return {"line": "the loss became nan", "steps": 30}
+        broken = {"elbo": -math.inf, "log_likelihood": -50.0}  # which no mean may count
+        return {"line": "the test elbo is -inf nats per datum", "steps": 30, "final": broken}
     made = cell("wake", seed, -99.0, -98.0)
     return {"steps": 100, "seconds": 2.5, "final": made.final, "curve": made.curve}
 
@@ -143,8 +144,9 @@ def test_after_training():
     assert rows["stl:k=5"][3] == "+1.60 [-0.88, +4.08]"
     assert rows["elbo"][3] == "–"
     assert rows["elbo"][4:] == ["25.0", "100"]
+    assert rows["wake"][1:3] == ["-99.0000 ± 0", "-98.0000 ± 0"]
     assert rows["dreg"] == ["dreg", "refused: DReG needs <leaves>"]
-    assert "wake: 2 of 3 seeds came to an end; diverged: the loss became nan" in block.notes
+    assert "wake: 2 of 3 seeds came to an end; diverged: the test elbo is -inf nats per datum" in block.notes
     assert "log p(x) is on 90 test data, the elbo on 100." in block.notes
 
 

@@ -152,6 +152,21 @@ def test_ties_are_broken_by_lot():
     assert results["quantities"]["z"]["shift"][0] < -0.05  # q(z = 1) = .6 is too high
 
 
+def test_what_differs_by_rounding_is_a_tie():
+    """A sum over many pixels rounds otherwise in a batch of many draws, and to the same side for all of
+    them."""
+
+    def rounding(x=None, *, n=None):
+        with pyro.plate("data", n if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(torch.tensor(0.3)))
+            nudge = 1 + 3e-7 * (z.dim() > 1)
+            return pyro.sample("x", dist.Bernoulli((0.2 + 0.7 * z) * nudge), obs=x)
+
+    pair = Pair(model=rounding, guide=BernoulliPosterior, data=None, discrete={"z": "score"})
+    results = verdict(build(pair), Split({"x": torch.tensor([0.0, 1.0])}), n=2000)
+    assert results["passed"]
+
+
 def test_a_place_among_equals_is_uniform():
     """5 smaller, 3 equal: 5, 6, 7 or 8, a quarter of the time each; without equals, 5."""
     smaller = torch.full((40_000, 2), 5)
@@ -167,8 +182,10 @@ def test_a_place_among_equals_is_uniform():
 
 
 def test_p_values_are_those_of_scipy():
-    counts = torch.randint(0, 40, (30, 20), generator=torch.Generator().manual_seed(0))
+    draws = torch.randint(20, (30, 500), generator=torch.Generator().manual_seed(0))
+    counts = torch.stack([row.bincount(minlength=20) for row in draws])
     wanted = stats.chisquare(counts.numpy(), axis=1).pvalue
+    assert wanted.max() > 0.5
     torch.testing.assert_close(uniform_p_value(counts), torch.as_tensor(wanted), rtol=1e-9, atol=1e-12)
 
 
@@ -194,7 +211,21 @@ def test_the_summary_counts_every_rank_once():
     assert even["spread"] == pytest.approx(-1e-4, abs=1e-9)
     assert last["shift"] == pytest.approx(0.495)
     assert not results["passed"]
-    assert results["p_value"] == pytest.approx(2 * last["p_value"])
+
+
+def test_the_verdict_is_that_of_the_smallest_p_value_times_their_number():
+    """Bonferroni: 41 of 1,000 ranks moved to the end have a p-value of 0.0066, which fails alone at the level
+    of 0.01, and passes among three."""
+    even = torch.arange(100).repeat(10)
+    uneven = even.clone()
+    uneven[:41] = 99
+    alone = calibration_summary(Ranks(99, {"z": uneven[:, None]}))
+    among = calibration_summary(Ranks(99, {"z": torch.stack([uneven, even, even], 1)}))
+    smallest = alone["worst"][0]["p_value"]
+    assert 0.01 / 3 < smallest < 0.01
+    assert alone["p_value"] == pytest.approx(smallest)
+    assert among["p_value"] == pytest.approx(3 * smallest)
+    assert (alone["passed"], alone["failing"], among["passed"], among["failing"]) == (False, 1, True, 0)
 
 
 @pytest.mark.parametrize("chunk", [30, 10**9])

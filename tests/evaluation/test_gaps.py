@@ -365,9 +365,22 @@ def test_guides_that_are_not_gaussian_are_refused():
     built = build(Pair(model=heavy, guide=Positive, data=None))
     with pytest.raises(PairError, match="'z' is drawn from a LogNormal: use a Normal"):
         inference_gaps(built, {"x": torch.ones(3)})
-    pair = registry.find(f"{TESTS / 'sound_pairs/dirichlet_latent.py'}")
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("sound_pairs/dirichlet_latent.py", "'theta' is drawn from a Dirichlet"),
+        ("sound_pairs/guide_with_auxiliary_site.py", "'z' is drawn from a Delta"),
+        ("proof_pairs/mixture.py:IN_GUIDE", "cannot take 'c', which the guide enumerates"),
+        ("proof_pairs/regression.py:PAIR", "with global latents the weights are joint"),
+    ],
+)
+def test_other_guides_are_refused(place, text):
+    pair = registry.find(f"{TESTS / place}")
     batch = sys.modules[getattr(pair.model, "__module__")].data()  # noqa: B009
-    with pytest.raises(PairError, match="'theta' is drawn from a Dirichlet"):
+    batch = {name: value.double() for name, value in batch.items()}
+    with pytest.raises(PairError, match=text):
         inference_gaps(build(pair, Dataset(name="t", train=Split(batch))), batch)
 
 

@@ -8,10 +8,10 @@ import torch
 
 from ppvae import estimators
 from ppvae.oracles import OracleReport, examine
-from ppvae.oracles.examining import PASSES, _threshold
-from ppvae.oracles.measuring import compare, deviates
+from ppvae.oracles.examining import _threshold
+from ppvae.oracles.measuring import Comparison, compare, deviates
 from ppvae.oracles.subjects import Oracle, named, oracles
-from tests.oracles.broken import BROKEN, ClaimedBias, LeaveOneOut, Plain, Silent, Weighs
+from tests.oracles.broken import BROKEN, ClaimedBias, CountsInside, LeaveOneOut, Plain, Silent, Weighs
 
 FEW = ("one_bit", "gaussian", "one_bit_scaled", "gaussian_scaled")
 
@@ -38,6 +38,10 @@ def test_what_is_broken_fails_by_name(cls):
     assert failed(report) - set(cls.may) == set(cls.fails), report
     assert not report.ok
     assert "not as claimed" in report.summary
+
+
+def test_a_weight_of_n_is_found_without_a_plate_that_says_n():
+    assert failed(examine(CountsInside(), subjects=few("two_layers"))) == {"number of data"}
 
 
 # Right.
@@ -172,10 +176,21 @@ def test_what_does_not_vary_is_exact_or_off():
         torch.tensor([1 + 1e-7, 1 + 1e-5], dtype=torch.float64),
     )
     assert compare(["a", "b"], draws, truth).z.tolist() == [0.0, -float("inf")]
-    assert compare(["a", "b"], draws.log() / 0, truth).worst() == 0  # no number is worse than any
+
+
+def test_z_scores_of_a_few_passes():
+    """1, 2, 3, 6 against 1: t = 2 / (2.160247 / 2) = 1.851640 under 3 degrees of freedom, p = .161162."""
+    draws = torch.tensor([[1.0], [2.0], [3.0], [6.0]], dtype=torch.float64)
+    found = compare(["a"], draws, torch.ones(1, dtype=torch.float64))
+    assert found.mean.item() == 3
+    assert found.z.item() == pytest.approx(1.4012, abs=5e-3)
+
+
+def test_no_number_is_worse_than_any():
+    z = torch.tensor([7.0, float("nan"), -9.0])
+    assert Comparison(["a", "b", "c"], z, z, z).worst() == 1
 
 
 def test_the_threshold_grows_with_the_comparisons():
     assert _threshold(1) == pytest.approx(3.2905, abs=1e-4)
     assert _threshold(1000) == pytest.approx(4.8916, abs=1e-4)
-    assert PASSES >= 30
