@@ -22,12 +22,14 @@ _HOMES = {
     "Trained": "ppvae.trained",
     "load": "ppvae.trained",
     "evaluate": "ppvae.evaluation",
+    "EvaluationConfig": "ppvae.evaluation_config",
 }
 
 if TYPE_CHECKING:
     from ppvae.comparison import Comparison, compare
     from ppvae.config import TrainConfig
     from ppvae.evaluation import evaluate
+    from ppvae.evaluation_config import EvaluationConfig
     from ppvae.linter import check
     from ppvae.pair import Pair, penalty
     from ppvae.registry import find, names
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
     from ppvae.training import fit
 
 __all__ = [
-    "Comparison", "Pair", "TrainConfig", "Trained", "check", "compare", "evaluate", "find", "fit", "load",
-    "names", "penalty",
+    "Comparison", "EvaluationConfig", "Pair", "TrainConfig", "Trained", "check", "compare", "evaluate", "find",
+    "fit", "load", "names", "penalty",
 ]  # fmt: skip
 
 

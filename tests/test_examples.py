@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot
 import pytest
 import torch
 
@@ -25,6 +26,7 @@ def test_a_lesson_runs_and_draws_its_picture(lesson, tmp_path, capsys, monkeypat
     finally:
         torch.set_default_dtype(before)
         matplotlib.rcParams.update(style)
+        matplotlib.pyplot.close("all")
     assert (tmp_path / lesson.with_suffix(".png").name).stat().st_size > 10_000
     assert capsys.readouterr().out.strip()
 

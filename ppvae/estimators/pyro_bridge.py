@@ -86,6 +86,10 @@ class _Functions:
         self.model, self.guide = model, guide
         self.args, self.kwargs, self.plates, self.enumerated = args, kwargs, plates, enumerated
 
+    @property
+    def vectorize(self) -> bool:
+        return not mixes_particles(self.model, self.guide)
+
     def score(self, batch, particles: int = 1, *, enumerated=None, draw=None, leaves: bool = False) -> Terms:
         return score(
             lambda **_: self.model(*self.args, **self.kwargs),
@@ -94,7 +98,7 @@ class _Functions:
             particles=particles,
             plates=self.plates,
             enumerated=self.enumerated if enumerated is None else enumerated,
-            vectorize=not mixes_particles(self.model, self.guide),
+            vectorize=self.vectorize,
             draw=draw,
             leaves=leaves,
         )

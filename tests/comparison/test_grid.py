@@ -170,6 +170,9 @@ def test_a_cell_that_diverges_is_a_row_and_keeps_its_curve():
     assert [c.status for c in cells] == ["diverged", "diverged"]
     assert all("the loss became nan" in cell.line for cell in cells)
     assert {cell.steps for cell in cells} == {6}
+    assert all(
+        math.isfinite(cell.curve[1]["elbo"] or 0.0) for cell in cells
+    )  # each begins with one of its own
     assert [[p["step"] for p in cell.curve][:2] for cell in cells] == [[0, 2], [0, 2]]
     assert [c.status for c in found.of("elbo")] == ["done", "done"]
 
