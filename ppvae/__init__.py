@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from ppvae.training import fit
 
 __all__ = [
-    "Comparison", "EvaluationConfig", "Pair", "TrainConfig", "Trained", "check", "compare", "evaluate", "find",
-    "fit", "load", "names", "penalty",
+    "Comparison", "EvaluationConfig", "Pair", "TrainConfig", "Trained", "check", "compare", "evaluate",
+    "find", "fit", "load", "names", "penalty",
 ]  # fmt: skip
 
 
