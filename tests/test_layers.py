@@ -220,7 +220,9 @@ def test_no_exported_name_is_a_submodule():
     assert set(ppvae._HOMES) == set(ppvae.__all__)
 
 
-@pytest.mark.parametrize("module", ["ppvae", "ppvae.config", "ppvae.errors", "ppvae.cli", "ppvae.evaluation_config"])
+@pytest.mark.parametrize(
+    "module", ["ppvae", "ppvae.config", "ppvae.errors", "ppvae.cli", "ppvae.evaluation_config"]
+)
 def test_light_modules_do_not_load_torch(module):
     if module not in SOURCES:
         pytest.skip(f"{module} is not there yet")
