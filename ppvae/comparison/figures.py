@@ -212,7 +212,7 @@ def _scale(axes: Axes, found: bool) -> None:
 def log_ticks(low: float, high: float, most: int = 4) -> list[float]:
     """Up to `most` round numbers in [low, high], as many as there is room for; the middle where none is."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ([n / 2 for n in range(2, 20)], range(1, 10), (1, 2, 5), (1, 3), (1,)):
+    for digits in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         found = [d * 10.0**decade for decade in decades for d in digits]
         found = [tick for tick in found if low <= tick <= high]
         if len(found) <= most:
