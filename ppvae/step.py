@@ -65,7 +65,9 @@ class EagerStep:
             found = group_gradients(objective, self.built, self.estimator)
         self.validated = True
         for parameter, gradient in found:
-            parameter.grad = gradient
+            # The fused optimizers go through the memory of both, whatever their strides are.
+            same = gradient.stride() == parameter.stride()
+            parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
         for name, optimizer in self.optimizers.items():
             if self.config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.groups[name], self.config.clip_norm)

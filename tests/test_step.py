@@ -215,3 +215,21 @@ def test_a_frozen_net_stays_and_the_rest_trains():
     assert moved == {"guide"}
     with pytest.raises(PairError, match="no trainable parameter"):
         step_of(built.requires_grad_(False))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adamax", "rmsprop", "sgd"])
+def test_a_gradient_laid_out_otherwise_moves_the_right_entries(optimizer):
+    """Exact signs: autograd's gradient of W.T lies in memory as the transpose does, and fused Adam goes
+    through memory. The loss is (W.T * A).sum(), so that each entry of W moves against that of A.T."""
+
+    built, moved = build(MLP_VAE), torch.nn.Parameter(torch.zeros(2, 3))
+    built.model.register_parameter("weight", moved)
+
+    class Laid(Estimator):
+        def objective(self, terms, knobs):
+            a = torch.tensor([[1.0, 2.0], [-3.0, 4.0], [5.0, -6.0]])
+            return Objective(None, {"all": (moved.T * a).sum()})
+
+    step_of(built, Laid(), optimizer=optimizer, lr=0.1)(bits(), {})
+    wanted = -torch.tensor([[1.0, -3.0, 5.0], [2.0, 4.0, -6.0]]).sign()
+    assert torch.equal(moved.detach().sign(), wanted)

@@ -42,7 +42,7 @@ def _means(trace: Any) -> dict[str, Tensor]:
     found = {}
     for name, site in sample_sites(trace).items():
         frames = {frame.name: frame for frame in site["cond_indep_stack"]}
-        if site["fn"].has_enumerate_support or DATA_PLATE not in frames or len(frames) > 1:
+        if site["fn"].support.is_discrete or DATA_PLATE not in frames or len(frames) > 1:
             continue
         try:
             mean = site["fn"].mean
