@@ -150,7 +150,9 @@ class _Scoring:
         score-function term."""
         dims = [dim for name in in_guide if (dim := q_factors[name].enum_dim) is not None]
         for name, factor in q_factors.items():
-            sampled = name not in in_guide and not self.q_sites[name]["fn"].has_rsample
+            drawn = self._drawn(name)
+            by_score = not self.q_sites[name]["fn"].has_rsample if drawn is None else drawn.how == "score"
+            sampled = name not in in_guide and by_score
             shape = factor.log_prob.shape
             if sampled and any(len(shape) >= -dim and shape[dim] > 1 for dim in dims):
                 raise PairError(
