@@ -1,4 +1,4 @@
-"""A latent that is told to be drawn by the score function, given one that the guide enumerates, is refused."""
+"""A latent told to be drawn by the score function, given one that the guide enumerates, is refused."""
 
 import pytest
 
