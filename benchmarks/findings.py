@@ -13,19 +13,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
-import pyro
-import torch
 import yaml
-from scipy import stats
 
-import ppvae
+from ppvae.comparison.differences import paired_difference
+from ppvae.environment import environment
 from ppvae.evaluation import evaluate
 from ppvae.training import fit
 
@@ -67,23 +62,14 @@ def difference(found: list[dict], pair: str, first: str, second: str, key: str) 
     """Mean over seeds of second - first, with its 95 % interval; None until two seeds have both."""
     by_seed = {(c["cell"], c["seed"]): c[key] for c in found if c["pair"] == pair}
     seeds = sorted(s for name, s in by_seed if name == first and (second, s) in by_seed)
-    deltas = [by_seed[second, s] - by_seed[first, s] for s in seeds]
-    if len(deltas) < 2:
+    values, baseline = ({s: by_seed[name, s] for s in seeds} for name in (second, first))
+    paired = paired_difference(values, baseline)
+    if paired is None or paired.n < 2:
         return None
-    mean = sum(deltas) / len(deltas)
-    deviation = math.sqrt(sum((d - mean) ** 2 for d in deltas) / (len(deltas) - 1))
-    half = float(stats.t.ppf(0.975, len(deltas) - 1)) * deviation / math.sqrt(len(deltas))
     return {
-        "pair": pair, "first": first, "second": second, "measure": key, "seeds": seeds, "deltas": deltas,
-        "mean": mean, "low": mean - half, "high": mean + half,
-    }  # fmt: skip
-
-
-def versions() -> dict[str, Any]:
-    return {
-        "ppvae": ppvae.__version__, "torch": torch.__version__, "pyro": pyro.__version__,
-        "python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count(),
-        "threads": 1,
+        "pair": pair, "first": first, "second": second, "measure": key, "seeds": seeds,
+        "deltas": [values[s] - baseline[s] for s in seeds],
+        "mean": paired.mean, "low": paired.low, "high": paired.high,
     }  # fmt: skip
 
 
@@ -99,7 +85,11 @@ def main() -> None:
     results = json.loads(options.out.read_text()) if options.out.exists() else {"cells": []}
     if results.setdefault("schedule_sha256", sha) != sha:
         raise SystemExit(f"{options.schedule} has changed since {options.out} was begun: move that file away")
-    results |= {"question": schedule["question"], "schedule": schedule, "versions": versions()}
+    results |= {
+        "question": schedule["question"],
+        "schedule": schedule,
+        "environment": environment() | {"threads": 1},
+    }
     measure = schedule.get("measure", "log_likelihood")
     pairs = schedule["pair"] if isinstance(schedule["pair"], list) else [schedule["pair"]]
     for seed in schedule["seeds"]:

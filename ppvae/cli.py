@@ -28,6 +28,7 @@ from ppvae.comparison.options import CompareConfig, read_schedule
 from ppvae.config import TrainConfig
 from ppvae.errors import PPVAEError, UsageError, nearest
 from ppvae.evaluation_config import EvaluationConfig
+from ppvae.option_files import read_options
 
 PairName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PAIR")]
 Checked = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PAIR|ESTIMATOR")]
@@ -259,17 +260,7 @@ def read_recipe(path: Path, own: Mapping[str, Any] | None = None) -> TrainConfig
     Raises:
         UsageError: says what is wrong with which file.
     """
-    if not path.is_file():
-        raise UsageError(f"no file {path}: --config wants a YAML file of training options")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} is no YAML ({reason}): write one option: value a line") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): make it readable") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} holds a {type(values).__name__}: write one option: value a line")
+    values = read_options(path, "training options")
     try:
         return TrainConfig.from_run({**(own or {}), **values})
     except UsageError as error:

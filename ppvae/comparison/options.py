@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from ppvae.comparison.words import split_estimators
 from ppvae.config import TrainConfig, fitting, kinds_of
 from ppvae.errors import UsageError, nearest
+from ppvae.option_files import read_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,17 +152,7 @@ def read_schedule(path: Path) -> tuple[str | None, dict[str, Any]]:
     Raises:
         UsageError: says what is wrong with which file.
     """
-    if not path.is_file():
-        raise UsageError(f"no file {path}: --config wants a YAML file of a comparison's options")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} is no YAML ({reason}): write one option: value a line") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): make it readable") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} holds a {type(values).__name__}: write one option: value a line")
+    values = read_options(path, "a comparison's options")
     pair = values.pop("pair", None)
     if pair is not None and not isinstance(pair, str):
         raise UsageError(f"{path}: pair={pair!r} is no name of a pair: write pair: vae")
