@@ -10,17 +10,12 @@ with the cells that are missing, and refuses a schedule that has changed meanwhi
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
 import time
-from pathlib import Path
 from typing import Any
 
-import yaml
+from records import asked, keep
 
 from ppvae.comparison.differences import paired_difference
-from ppvae.environment import environment
 from ppvae.evaluation import evaluate
 from ppvae.training import fit
 
@@ -74,22 +69,7 @@ def difference(found: list[dict], pair: str, first: str, second: str, key: str) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("schedule", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    text = options.schedule.read_bytes()
-    schedule: dict[str, Any]
-    results: dict[str, Any]
-    schedule, sha = yaml.safe_load(text), hashlib.sha256(text).hexdigest()
-    results = json.loads(options.out.read_text()) if options.out.exists() else {"cells": []}
-    if results.setdefault("schedule_sha256", sha) != sha:
-        raise SystemExit(f"{options.schedule} has changed since {options.out} was begun: move that file away")
-    results |= {
-        "question": schedule["question"],
-        "schedule": schedule,
-        "environment": environment() | {"threads": 1},
-    }
+    schedule, results, out = asked((__doc__ or "").splitlines()[0])
     measure = schedule.get("measure", "log_likelihood")
     pairs = schedule["pair"] if isinstance(schedule["pair"], list) else [schedule["pair"]]
     for seed in schedule["seeds"]:
@@ -106,10 +86,7 @@ def main() -> None:
                     for first, second in schedule["differences"]
                 ]
                 results["differences"] = [d for d in differences if d is not None]
-                options.out.parent.mkdir(parents=True, exist_ok=True)
-                part = options.out.with_suffix(".part")
-                part.write_text(json.dumps(results, indent=1) + "\n")
-                part.replace(options.out)
+                keep(results, out)
                 print(f"{pair} {name} seed {seed}: {measure} {found[measure]:.3f}", flush=True)
     for d in results["differences"]:
         interval = f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]"

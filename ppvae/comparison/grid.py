@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 
 import torch
 
@@ -14,12 +15,13 @@ from ppvae.comparison.folders import Folder
 from ppvae.comparison.laboratory import probe
 from ppvae.comparison.plan import Plan
 from ppvae.comparison.watching import GridProgress
+from ppvae.data.dataset import Split
 from ppvae.errors import PairError, RunError
 from ppvae.trained import materialize, prepare
 from ppvae.training import run_loop
 
 BATCH_SEED = 50_000
-"""Of the laboratory's batch."""
+"""Of the laboratory's batches."""
 
 
 def run_cells(plan: Plan, folder: Folder | None, progress: GridProgress) -> list[Cell]:
@@ -81,10 +83,12 @@ def run_laboratory(plan: Plan, folder: Folder | None, progress: GridProgress) ->
         return kept
     progress.begin("gradient laboratory")
     built, at, step = _parameters(plan)
+    batch = _batches(plan, built)
     found = probe(
         built,
-        _batch(plan, built),
+        batch(0),
         plan.estimators,
+        settle_on=lambda i: batch(i + 1),
         repeats=plan.config.repeats,
         seed=plan.config.seed,
         step=step,
@@ -116,12 +120,22 @@ def _parameters(plan: Plan) -> tuple[Built, str, int]:
     return built, f"the initial ones ({seed})", 0
 
 
-def _batch(plan: Plan, built: Built) -> dict[str, torch.Tensor]:
-    """A batch of the training data, the same for all."""
-    if plan.dataset is None:
-        return {}
-    train, device = plan.dataset.train, built.device or torch.device("cpu")
+def batches(train: Split, size: int) -> Callable[[int], dict[str, torch.Tensor]]:
+    """The i-th batch of the training data in one shuffled order, round and round; the same for all."""
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(BATCH_SEED))
-    bits = torch.Generator(train.device).manual_seed(BATCH_SEED)
-    batch = train.batch(order[: plan.training.batch].to(train.device), bits)
-    return {name: value.to(device) for name, value in batch.items()}
+    size = min(size, len(train))
+
+    def batch(i: int) -> dict[str, torch.Tensor]:
+        rows = order.roll(-i * size)[:size].to(train.device)
+        bits = torch.Generator(train.device).manual_seed(BATCH_SEED + i)
+        return train.batch(rows, bits)
+
+    return batch
+
+
+def _batches(plan: Plan, built: Built) -> Callable[[int], dict[str, torch.Tensor]]:
+    """Those of the laboratory, where the pair lies; without data, an empty one."""
+    if plan.dataset is None:
+        return lambda i: {}
+    batch, device = batches(plan.dataset.train, plan.training.batch), built.device or torch.device("cpu")
+    return lambda i: {name: value.to(device) for name, value in batch(i).items()}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ppvae.built import Built
 from ppvae.comparison.findings import Laboratory
-from ppvae.comparison.participants import Subject, Truth, seeded
+from ppvae.comparison.participants import Settling, Subject, Truth, seeded
 from ppvae.comparison.references import reference_for
 from ppvae.errors import UsageError
 from ppvae.estimators import Estimator
@@ -35,6 +35,7 @@ def probe(
     seed: int = 0,
     step: int = 0,
     settle: int = 200,
+    settle_on: Callable[[int], Mapping[str, Tensor]] | None = None,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Laboratory:
     """Probe the estimators at the parameters of `built`, which stay as they are, on one batch.
@@ -45,6 +46,8 @@ def probe(
         step: the step of training that scheduled knobs, such as a temperature, are taken from.
         settle: steps of their own that baselines and other parts with a state get first, the pair's
             parameters being held; then they are held, too.
+        settle_on: the batch of their i-th step. A baseline that learns on the probed batch itself knows it
+            by heart, and looks better than it is in training; none: that batch nevertheless.
         told: called with the number of gradients done and their total.
 
     Raises:
@@ -54,7 +57,8 @@ def probe(
         raise UsageError(f"repeats={repeats} tell nothing of a spread: use at least 8, better 200")
     devices = [built.device] if built.device is not None and built.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), _in_training(built):
-        subjects = [Subject(name, e, built, batch, seed, step, settle) for name, e in estimators.items()]
+        settling = Settling(settle, settle_on or (lambda _: batch))
+        subjects = [Subject(n, e, built, batch, seed, step, settling) for n, e in estimators.items()]
         working = [subject for subject in subjects if subject.refused is None]
         truths = _truths(working, built, batch, seed)
         halves = (repeats // 2, repeats - repeats // 2)

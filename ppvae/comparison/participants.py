@@ -10,7 +10,8 @@ import copy
 import hashlib
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -81,6 +82,15 @@ class Truth:
         return None, float(self.exact[group] @ self.directions[name, group])
 
 
+@dataclass(frozen=True)
+class Settling:
+    """What baselines learn on before the laboratory begins."""
+
+    steps: int
+    batch: Callable[[int], Mapping[str, Tensor]]
+    """That of the i-th step."""
+
+
 class Subject:
     """One estimator in the laboratory."""
 
@@ -92,7 +102,7 @@ class Subject:
         batch: Mapping[str, Tensor],
         seed: int,
         step: int,
-        settle: int,
+        settling: Settling,
     ):
         self.name, self.built, self.batch, self.seed = name, built, batch, seed
         self.estimator = copy.deepcopy(estimator)
@@ -112,17 +122,17 @@ class Subject:
             for knob, value in self.estimator.schedule(step).items()
         }
         try:
-            self._begin(settle)
+            self._begin(settling)
         except PairError as error:
             self.refused = str(error)
 
-    def _begin(self, settle: int) -> None:
+    def _begin(self, settling: Settling) -> None:
         seeded(self.name, "prepare", self.seed)
         with pyro.validation_enabled(True):
             self.estimator.prepare(self.built, self.batch)
             self.estimator.to(self.built.device)
             self._estimated()
-        self.settled = self._settled(settle)
+        self.settled = self._settled(settling)
         self.state = copy.deepcopy(self.estimator.state_dict())
         for _ in range(WARM_UP):
             self._estimated()
@@ -131,23 +141,24 @@ class Subject:
             if group in targets:
                 self.targets[group] = target_of(targets[group], self.estimator.particles, self.name)
 
-    def _settled(self, steps: int) -> int:
+    def _settled(self, settling: Settling) -> int:
         """Let baselines learn, and running means run, at the pair's parameters as they are."""
         own = [p for p in self.estimator.parameters() if p.requires_grad]
         if not own and not list(self.estimator.buffers()):
             return 0
         optimizer = torch.optim.Adam(own, lr=1e-2) if own else None
-        for i in range(steps):
+        for i in range(settling.steps):
             seeded(self.name, f"settle {i}", self.seed)
-            found = dict(self._estimated()[1])
+            found = dict(self._estimated(settling.batch(i))[1])
             for parameter in own:
                 parameter.grad = found.get(parameter)  # type: ignore[call-overload]
             if optimizer is not None:
                 optimizer.step()
-        return steps
+        return settling.steps
 
-    def _estimated(self) -> Any:
-        objective = self.estimator.estimate(self.built, self.batch, self.knobs)
+    def _estimated(self, batch: Mapping[str, Tensor] | None = None) -> Any:
+        batch = self.batch if batch is None else batch
+        objective = self.estimator.estimate(self.built, batch, self.knobs)
         return objective.bound, group_gradients(objective, self.built, self.estimator)
 
     def take(self, repeat: int) -> None:

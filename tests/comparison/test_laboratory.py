@@ -343,7 +343,23 @@ def test_baselines_settle_first_and_then_rest():
     assert guide.variance.value == 0.0
     assert 52.2 < guide.norm.value < 53  # the first look, the settling, the repeat, and what was learnt
     assert float(estimator.calls) == 0  # type: ignore[arg-type]
-    assert float(estimator.baseline) == 0
+    assert float(estimator.baseline.detach()) == 0
+
+
+def test_baselines_settle_on_batches_of_their_own():
+    seen = []
+
+    class Reading(Counting):
+        def objective(self, terms, knobs):
+            seen.append(float(terms.sites["x"].value))
+            return super().objective(terms, knobs)
+
+    def batch(i):
+        return {"x": torch.full((1,), float(i))}  # the probed one holds a 1
+
+    probe(gaussian_toy(*GUIDE_B), ones(1), {"reading": Reading()}, repeats=8, settle=3, settle_on=batch)
+    assert seen[:5] == [1.0, 0.0, 1.0, 2.0, 1.0]  # the first look, the settling, the probed batch
+    assert set(seen[5:]) == {1.0}
 
 
 def test_the_scheduled_knobs_are_those_of_the_step():
