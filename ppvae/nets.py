@@ -162,9 +162,13 @@ class Gaussian(nn.Module):
     The softplus grows linearly, where an exponential overflows float32 from 89 on; `min_scale` keeps log
     scale finite where it underflows.
 
+    The scale starts narrow. At a scale near the prior's, codes overlap so much at first that a decoder's
+    quickest gain is to ignore them, and many steps go by before it comes back to them.
+
     Args:
         net: from (*leading, *in_shape) to (*leading, ...); see `brought` for a net of one's own.
         activation: put between the net and the two linear maps; None: the net ends with one of its own.
+        start: the scale at which training starts, about.
     """
 
     def __init__(
@@ -173,6 +177,7 @@ class Gaussian(nn.Module):
         out_shape: Shape,
         activation: Callable[[], nn.Module] | None = nn.ReLU,
         min_scale: float = 1e-5,
+        start: float = 0.1,
     ):
         super().__init__()
         self.net, self.out_shape, self.min_scale = net, as_shape(out_shape), min_scale
@@ -181,6 +186,8 @@ class Gaussian(nn.Module):
         self.activation = nn.Identity() if activation is None else activation()
         # PyTorch's smaller start: the code begins near its prior.
         self.head = nn.Linear(math.prod(features), 2 * math.prod(self.out_shape))
+        with torch.no_grad():
+            self.head.bias.view(2, -1)[1].fill_(math.log(math.expm1(start)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.activation(self.net(x))
