@@ -27,7 +27,7 @@ def asked(description: str) -> tuple[dict[str, Any], dict[str, Any], Path]:
     options = parser.parse_args()
     text = options.schedule.read_bytes()
     schedule, sha = yaml.safe_load(text), hashlib.sha256(text).hexdigest()
-    record = json.loads(options.out.read_text()) if options.out.exists() else {"cells": []}
+    record: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {"cells": []}
     if record.setdefault("schedule_sha256", sha) != sha:
         raise SystemExit(f"{options.schedule} has changed since {options.out} was begun: move that file away")
     record |= {

@@ -77,7 +77,7 @@ def ratios(schedule: dict[str, Any], cells: list[dict[str, Any]]) -> list[dict[s
                         for of in (name, against)
                     }
                     paired = paired_difference(logs[name], logs[against])
-                    if paired is None or paired.n < 2:
+                    if paired is None or paired.low is None or paired.high is None:
                         continue
                     found.append(
                         {
