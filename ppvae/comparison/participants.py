@@ -136,7 +136,7 @@ class Subject:
         self.state = copy.deepcopy(self.estimator.state_dict())
         for _ in range(WARM_UP):
             self._estimated()
-        targets = self.estimator.targets()
+        _, targets = self.estimator.promise()
         for group in self.built.groups():
             if group in targets:
                 self.targets[group] = target_of(targets[group], self.estimator.particles, self.name)

@@ -107,6 +107,20 @@ class Estimator(nn.Module):
         """
         return {}
 
+    def promise(self) -> tuple[Claims, dict[str, Functional]]:
+        """`claims` and `targets()` as they stand with the choices in `sites`.
+
+        A relaxed draw is scored where the model never draws: what is reported is no bound, and both gradients
+        are biased. A straight-through draw is the model's own, and biases the guide's gradient alone.
+        """
+        bound, biased, targets = self.claims.bound, set(self.claims.biased), dict(self.targets())
+        if "straight_through" in self.sites.values():
+            biased |= {"guide"}
+        if "gumbel" in self.sites.values():
+            bound, biased = None, {"model", "guide"}
+            targets.pop("bound", None)
+        return Claims(bound, tuple(group for group in ("model", "guide") if group in biased)), targets
+
     def score(self, scorer: Scorer, batch: Mapping[str, Any], knobs: Knobs) -> Terms:
         """Draw the latents and score them."""
         return scorer.score(
@@ -147,7 +161,10 @@ class Estimator(nn.Module):
         self.refuse(terms)
         if further is None:
             further = frozenset(p.group for p in terms.penalties.values() if p.group)
-        return with_penalties(self.objective(terms, knobs), terms, further=further), terms
+        found = self.objective(terms, knobs)
+        if "gumbel" in self.sites.values():
+            found = dataclasses.replace(found, bound=None)  # see `promise`
+        return with_penalties(found, terms, further=further), terms
 
     def refuse(self, terms: Terms) -> None:
         """Raise PairError where the terms do not meet `needs`."""

@@ -58,6 +58,9 @@ class Trial:
     """How the data of a batch see each other, if they do."""
     particles: int = 1
 
+    def __post_init__(self) -> None:
+        self.claims, self.targets = self.estimator.promise()
+
     def add(self, name: str, verdict: Verdict, detail: str = "") -> None:
         self.findings.append(OracleRow(self.oracle.name, name, verdict, detail=detail))
 
@@ -83,7 +86,7 @@ class Trial:
             if not self._structure():
                 return
             self._know()
-            if self.truths or self.estimator.claims.bound or not self.shared:
+            if self.truths or self.claims.bound or not self.shared:
                 self._compare(PASSES, self.seed)
         except Exception as error:
             self.comparisons = {}
@@ -96,7 +99,7 @@ class Trial:
             self.particles = worker.score(self.oracle.built, self.oracle.batch, {}).particles
 
     def _scale_is_linear(self) -> bool:
-        targets = self.estimator.targets()
+        targets = self.targets
         if not targets:
             self.add("scale", "no claim", "it takes a scale and names no targets()")
             return False
@@ -124,7 +127,7 @@ class Trial:
 
     def _know(self) -> None:
         """The truth of every target; the value's side where a bound is claimed."""
-        targets = dict(self.estimator.targets())
+        targets = self.targets
         found: dict[Functional, Truth | str] = {}
         for functional in dict.fromkeys(targets.values()):
             try:
@@ -147,7 +150,7 @@ class Trial:
                 self.add(name, "not applicable", f"the truth is not known: {known}")
 
     def _unclaimed(self, target: str, name: str) -> None:
-        biased = target in self.estimator.claims.biased
+        biased = target in self.claims.biased
         told = "its bias is claimed" if biased else f"targets() has no {target!r}"
         self.add(
             name, "no claim", f"{told}, and there is no functional to hold it against" if biased else told
@@ -160,7 +163,7 @@ class Trial:
         """The parameters of a group whose gradient is its target's: where model and guide climb different
         things, or the guide does with a bias, not those of the model that q is made of."""
         members = self._members(group)
-        same = targets.get("guide") is targets.get("model") and "guide" not in self.estimator.claims.biased
+        same = targets.get("guide") is targets.get("model") and "guide" not in self.claims.biased
         if group == "guide" or same or not members:
             return members
         terms = self.oracle.built.score(self.oracle.batch)
@@ -189,7 +192,7 @@ class Trial:
         if large.bound is not None:
             if known := self.truths.get("value"):
                 made["value"] = compare(rows, large.bound, known.value, known.value_error)
-            if (side := self.estimator.claims.bound) and not self.oracle.scaled:
+            if (side := self.claims.bound) and not self.oracle.scaled:
                 try:
                     above = evidence(self.oracle.built, self.oracle.batch)
                 except Unknown as reason:
@@ -206,7 +209,7 @@ class Trial:
         for group in ("model", "guide"):
             name = f"{group} gradient"
             if known := self.truths.get(name):
-                members = self._judged(group, self.estimator.targets())
+                members = self._judged(group, self.targets)
                 draws = torch.cat([large.gradients[n] for n in members], 1)
                 wanted = torch.cat([known.gradient[n].flatten() for n in members])
                 error = torch.cat([known.gradient_error[n].flatten() for n in members])
@@ -227,7 +230,7 @@ class Trial:
         return not float(comparison.z[comparison.worst()].abs()) <= threshold
 
     def _biased(self, name: str) -> bool:
-        return name.removesuffix(" gradient") in self.estimator.claims.biased
+        return name.removesuffix(" gradient") in self.claims.biased
 
     def rows(self, threshold: float) -> list[OracleRow]:
         """The verdicts."""
@@ -258,7 +261,7 @@ class Trial:
         if name == "copies":
             return f"{label} is another in a batch of {FEW} copies of the data than in one of many"
         if name == "bound":
-            side = "above" if self.estimator.claims.bound == "lower" else "below"
+            side = "above" if self.claims.bound == "lower" else "below"
             return f"{label}: the mean lies {side} log p(x)"
         if name == "value":
             off = float((comparison.mean - comparison.truth)[comparison.worst()])

@@ -69,6 +69,23 @@ def test_relaxed_choices_are_soft_and_hard():
     assert hard.sites["z"].value.requires_grad
 
 
+def test_a_relaxed_choice_takes_back_what_is_claimed():
+    """A relaxed draw is no bound, and biases both gradients; a straight-through one biases the guide's."""
+    for text in ("elbo", "vimco:k=2", "reinforce:k=2"):
+        separator = "," if ":" in text else ":"
+        (plain, targets), (soft, softly), (hard, hardly) = (
+            find(text + choice).promise()
+            for choice in ("", f"{separator}z=gumbel", f"{separator}z=straight_through")
+        )
+        assert (plain.bound, plain.biased) == ("lower", ())
+        assert (soft.bound, soft.biased) == (None, ("model", "guide"))
+        assert (hard.bound, hard.biased) == ("lower", ("guide",))
+        assert hardly.keys() == targets.keys() == {"bound", *softly}
+    batch = rows()
+    assert find("elbo:z=gumbel").estimate(codes("bits"), batch).bound is None
+    assert find("elbo:z=straight_through").estimate(codes("bits"), batch).bound is not None
+
+
 def test_refuses_names_and_words_that_do_not_exist():
     for text in ("elbo", "vimco", "reinforce", "nvil", "gumbel", "straight_through", "enumeration"):
         with pytest.raises(PairError, match="no latent 'cc', did you mean 'c'"):
