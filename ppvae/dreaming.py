@@ -33,9 +33,7 @@ def dreamed(
     """
     seen = [name for name in observed if name in batch]
     if not seen:
-        raise PairError(
-            "a dream needs to know what is observed: list those fields in Pair(observed=), or use elbo"
-        )
+        raise PairError("a dream needs to know what is observed: list those fields in Pair(observed=)")
     rows = len(batch[seen[0]])
     given = {name: value for name, value in batch.items() if name not in seen}
     with torch.no_grad():
@@ -51,7 +49,8 @@ def dreamed(
         sizes = {frame.name: frame.size for frame in site["cond_indep_stack"]}
         if DATA_PLATE not in sizes:
             raise PairError(
-                f"latent {name!r} is shared by all data and cannot be dreamed with each batch: use elbo"
+                f"latent {name!r} is shared by all data and cannot be dreamed with each batch: "
+                f"draw it inside the plate {DATA_PLATE!r}"
             )
         if sizes[DATA_PLATE] != rows:
             raise PairError(
@@ -60,7 +59,7 @@ def dreamed(
             )
     for name in seen:
         if name not in sites:
-            raise PairError(f"the model does not draw {name!r} when it is None: let it, or use elbo")
+            raise PairError(f"the model does not draw {name!r} when it is None: let it")
     fields = {name: _as_field(sites.pop(name), batch[name]) for name in seen}
     return {**batch, **fields}, {name: site["value"] for name, site in sites.items()}
 
@@ -82,7 +81,8 @@ def at_dreamed(latents: Mapping[str, Tensor]) -> Draw:
     def draw(name: str, q: Any) -> Drawn:
         if name not in latents:
             raise PairError(
-                f"latent {name!r} of the guide is not in the model and cannot be dreamed: use elbo or iwae"
+                f"latent {name!r} of the guide is not in the model and cannot be dreamed: let the model "
+                "draw it"
             )
         value = latents[name]
         if value.shape != q.shape():

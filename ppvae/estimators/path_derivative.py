@@ -20,6 +20,7 @@ from ppvae.errors import PairError
 from ppvae.estimators.base import Claims, Estimator, Needs
 from ppvae.estimators.paths import along_paths
 from ppvae.estimators.relaxations import innermost
+from ppvae.graphs import graph_leaves
 from ppvae.shapes import Float
 from ppvae.terms import Terms
 
@@ -80,22 +81,10 @@ def _own_density(q: Any) -> Any:
 
 def moves_with_guide(value: Any, terms: Terms) -> bool:
     """Whether a tensor depends on a parameter at fixed draws, which the terms have as leaves of the graph."""
-    if not isinstance(value, Tensor) or not value.requires_grad:
+    if not isinstance(value, Tensor):
         return False
-    leaves = {id(leaf) for site in terms.sites.values() for leaf, _ in site.path}
-    if value.is_leaf:
-        return id(value) not in leaves
-    seen, following = set(), [value.grad_fn]
-    while following:
-        node = following.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)  # where the graph ends
-        if variable is not None and id(variable) not in leaves:
-            return True
-        following += [before for before, _ in node.next_functions]
-    return False
+    held = {id(leaf) for site in terms.sites.values() for leaf, _ in site.path}
+    return any(id(leaf) not in held for leaf in graph_leaves([value]))
 
 
 def log_model(

@@ -20,6 +20,7 @@ from ppvae.estimators.blocks import Signal, look, refuse_one_by_one, shapes_of, 
 from ppvae.estimators.functionals import mean
 from ppvae.estimators.objective import Objective, metrics
 from ppvae.estimators.relaxations import harden, innermost, kind_of, noise_like, soften
+from ppvae.graphs import graph_leaves
 from ppvae.terms import Site, Terms
 
 BLOCKS = 3
@@ -257,19 +258,10 @@ def _logits(q: Any) -> Tensor:
     return innermost(q).logits  # type: ignore[attr-defined]
 
 
-def _reaches(value: Tensor, leaves: list[Tensor]) -> bool:
-    """Whether `value` was computed from a leaf, read off the graph."""
-    wanted = {id(leaf) for leaf in leaves}
-    ahead, seen = [value.grad_fn] if wanted else [], set()
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if id(getattr(node, "variable", None)) in wanted:
-            return True
-        ahead += [parent for parent, _ in node.next_functions]
-    return False
+def _reaches(value: Tensor, wanted: list[Tensor]) -> bool:
+    """Whether `value` was computed from a leaf among `wanted`."""
+    among = {id(leaf) for leaf in wanted}
+    return any(id(leaf) in among for leaf in graph_leaves([value]))
 
 
 def _dependent(estimator: str, latent: str) -> str:

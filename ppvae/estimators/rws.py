@@ -98,11 +98,14 @@ def dreams(estimator: Estimator, scorer: Any, batch: Mapping[str, Any]) -> Terms
     """The terms of one dream for each row of the batch.
 
     Raises:
-        PairError: the scorer, a stock SVI, does not know what is observed.
+        PairError: the model cannot dream, or the scorer, a stock SVI, does not know what is observed.
     """
     if not hasattr(scorer, "dream"):
         raise PairError(
             f"{type(estimator).__name__} dreams, and SVI does not say which of the model's arguments are "
             "observed: train with ppvae.fit, or use rws with sleep=0"
         )
-    return scorer.dream(batch, enumerated=per_site.enumerated(estimator.sites, scorer.enumerated))
+    try:
+        return scorer.dream(batch, enumerated=per_site.enumerated(estimator.sites, scorer.enumerated))
+    except PairError as error:
+        raise PairError(f"{error}; or use elbo, which does not dream") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ppvae.graphs import graph_leaves
 from ppvae.linter import places, search
 from ppvae.linter.explain import explain
 from ppvae.linter.places import NOWHERE, Place
@@ -21,7 +22,7 @@ def check(subject: Subject) -> None:
     draws = [_terms(subject, shift) for shift in range(3)]
     if any(terms is None for terms in draws):
         return
-    reached = {id(leaf): leaf for terms in draws if terms is not None for leaf in _leaves(_roots(terms))}
+    reached = {id(leaf): leaf for terms in draws if terms is not None for leaf in graph_leaves(_roots(terms))}
     built = subject.built
     named = dict(built.named_parameters(remove_duplicate=False))
     registered = {id(p) for p in named.values()}
@@ -57,23 +58,6 @@ def _terms(subject: Subject, shift: int) -> Terms | None:
 def _roots(terms: Terms) -> list[Tensor]:
     tensors = [t for site in terms.sites.values() for t in (site.log_p, site.log_q) if t is not None]
     return [t for t in [*tensors, *(p.value for p in terms.penalties.values())] if t.requires_grad]
-
-
-def _leaves(roots: Iterable[Tensor]) -> list[Tensor]:
-    """The leaf tensors that a backward pass from the roots would reach."""
-    roots = list(roots)
-    leaves = [root for root in roots if root.grad_fn is None]
-    stack: list[Any] = [root.grad_fn for root in roots if root.grad_fn is not None]
-    seen = set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
-        stack.extend(parent for parent, _ in node.next_functions)
-    return leaves
 
 
 def _copies(subject: Subject) -> set[str]:
