@@ -90,6 +90,8 @@ class Built(nn.Module):
         for role, names in (("observed field", self.pair.observed), ("condition", self.pair.conditions)):
             for name in names:
                 if name not in batch:
+                    if not batch:
+                        raise PairError(f"the pair has no data, but a field {name!r}: give some, --data NAME")
                     raise PairError(
                         f"{role} {name!r} is missing from the data, which have {sorted(batch)}: "
                         f"add it, or take it out of Pair({'observed' if role[0] == 'o' else 'conditions'}=)"

@@ -30,7 +30,7 @@ class Factor:
     """The model has no data: whatever plates there are, all of it is one row."""
     scaled: bool = False
     raw: Tensor | None = None
-    """The log-probability without its mask, where the site is enumerated: those sum to one."""
+    """The log-probability without mask and scale: that of a law, which sums to one."""
 
     def padded(self, plates: int) -> Tensor:
         return _padded(self.log_prob, plates)
@@ -115,6 +115,12 @@ class _Contraction:
                 raise PairError(
                     f"site {name!r} carries a scale and depends on an enumerated site: write it unscaled, "
                     "or use pyro:TraceEnum_ELBO"
+                )
+            outside = not factor.local or not self.inner <= factor.inner
+            if outside and _varies(factor.log_prob, dims):
+                raise PairError(
+                    f"site {name!r} depends on an enumerated latent from outside that latent's plates, where "
+                    "its joint states would have to be summed: draw it, or put the site into its plates"
                 )
 
     def run(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

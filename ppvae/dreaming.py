@@ -21,6 +21,7 @@ from ppvae.errors import PairError
 from ppvae.shapes import Float
 from ppvae.terms import Terms
 from ppvae.tracing import DATA_PLATE, sample_sites
+from ppvae.wrapped import is_point
 
 
 def dreamed(
@@ -110,7 +111,7 @@ def log_guide(terms: Terms) -> Float[Tensor, "K B"]:
                 f"the guide enumerates {site.name!r}, which leaves no log q of a draw: leave it out of the "
                 "guide, so that the model sums it out"
             )
-        if site.how == "relaxed" or _is_point(site.q):
+        if site.how == "relaxed" or is_point(site.q):
             raise PairError(
                 f"latent {site.name!r} is drawn as a relaxation or a point, which has no log q: "
                 "draw it from its distribution, or use elbo"
@@ -118,9 +119,3 @@ def log_guide(terms: Terms) -> Float[Tensor, "K B"]:
         assert site.log_q is not None
         total = total + site.log_q
     return total
-
-
-def _is_point(q: Any) -> bool:
-    while hasattr(q, "base_dist"):
-        q = q.base_dist
-    return type(q).__name__ == "Delta"

@@ -20,6 +20,7 @@ from ppvae.drawing import DRAWN, PATH, Draw, Drawn, relaxed_log_prob
 from ppvae.errors import PairError
 from ppvae.terms import How, Kind, Penalty, Site, Terms, stack
 from ppvae.tracing import DATA_PLATE, PARTICLE_PLATE, is_factor, run, sample_sites
+from ppvae.wrapped import is_point, unmasked
 
 
 def score(
@@ -179,7 +180,9 @@ class _Scoring:
                 f"{tuple(value.shape)}, and its {type(fn).__name__} one shape and one support"
             ) from error
         scale = self._inner_scale(name, site)
-        raw, log_prob = log_prob, scale_and_mask(log_prob, scale, site["mask"])
+        law = unmasked(fn)
+        raw = log_prob if relaxed or law is fn else law.log_prob(value, *site["args"], **site["kwargs"])
+        log_prob = scale_and_mask(log_prob, scale, site["mask"])
         self._check_shape(name, site, log_prob)
         enum_dim = _enum_dim(site)
         return Factor(
@@ -189,7 +192,7 @@ class _Scoring:
             enum_dim,
             joint=self.joint,
             scaled=name in self.scaled,
-            raw=None if enum_dim is None else raw,
+            raw=raw,
         )
 
     def _drawn(self, name: str) -> Drawn | None:
@@ -275,12 +278,25 @@ class _Scoring:
             how="enumerate" if name in enumerated else how,
             analytic_kl=lambda: self._kl(p_site, q_site),
             noise=None if drawn is None else drawn.noise,
+            law=None if log_q is None or name in enumerated else self._law(name, log_q),
             path=q_site["infer"].get(PATH, ()) if q_site else (),
         )
 
-    def _kl(self, p_site: dict | None, q_site: dict | None) -> Tensor | None:
-        if p_site is None or q_site is None or not _same_scale(p_site, q_site) or _is_delta(q_site["fn"]):
+    def _law(self, name: str, log_q: Tensor) -> Tensor | None:
+        """log q by rows, with neither mask nor scale; None given a latent that the guide enumerates, which
+        is refused where it would be needed (`_check_score_sites`)."""
+        factor = self.factors[1][name]
+        if factor.raw is None or factor.raw is factor.log_prob:
+            return log_q
+        if factor.raw.dim() > 1 + self.plates:
             return None
+        return dataclasses.replace(factor, log_prob=factor.raw).reduced(self.plates)
+
+    def _kl(self, p_site: dict | None, q_site: dict | None) -> Tensor | None:
+        if p_site is None or q_site is None or not _same_scale(p_site, q_site) or is_point(q_site["fn"]):
+            return None
+        if any(unmasked(site["fn"]) is not site["fn"] for site in (p_site, q_site)):
+            return None  # torch and Pyro know it where both count, and call the rest zero
         # A Bernoulli's KL asks a mask of no dimension for its value, which waits for the device.
         q, p = (fn if fn.batch_shape else fn.expand((1,)) for fn in (q_site["fn"], p_site["fn"]))
         try:
@@ -319,10 +335,3 @@ def _same_scale(p_site: dict, q_site: dict) -> bool:
     """Whether log p and log q are scaled alike, without reading a tensor: tensors must be the same object."""
     a, b = p_site["scale"], q_site["scale"]
     return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
-
-
-def _is_delta(fn: Any) -> bool:
-    """A point with a density of its own (an autoguide's transformed draw): its KL is no integral over q."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return type(fn).__name__ == "Delta"

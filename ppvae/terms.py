@@ -35,11 +35,16 @@ class Site:
     """The guide's distribution; None where nothing is inferred."""
     log_p: Tensor
     log_q: Tensor | None
+    """As it counts in log w: None where nothing is inferred, and with the site's mask and scale."""
     how: How = "reparameterized"
     analytic_kl: Callable[[], Tensor | None] = lambda: None
     """KL(q, p) of this site in closed form, (K, B) or (K,), given its parents; None where none is known."""
     noise: Any = None
     """What an estimator that made the draw itself keeps of it (`ppvae.drawing`)."""
+    law: Tensor | None = None
+    """log q without mask and scale, of a latent that is not summed out: what the score function
+    differentiates. A draw that is masked out, or weighs little, may still decide what is drawn after it.
+    Where there is neither, it is `log_q` itself."""
     path: tuple[tuple[Tensor, Tensor], ...] = ()
     """(leaf, attached draw), one a scored run: `value` is the leaf. Empty unless scored with leaves."""
 
@@ -116,6 +121,12 @@ class Terms:
         return self._total(outside, self.particles)
 
     @property
+    def log_shared(self) -> Float[Tensor, " K"]:
+        """log p of what is observed outside the data plate, in nats for the whole data set: it may read the
+        latents of every datum."""
+        return self._total([s.log_p for s in self.of("observed") if s.log_p.dim() == 1], self.particles)
+
+    @property
     def has_global(self) -> bool:
         return any(site.log_p.dim() == 1 for site in self.sites.values())
 
@@ -131,11 +142,14 @@ def stack(parts: list[Terms]) -> Terms:
             found = [s.analytic_kl() for s in each]
             return None if any(kl is None for kl in found) else torch.cat(found)  # type: ignore[arg-type]
 
+        log_q = None if site.log_q is None else torch.cat([s.log_q for s in each])  # type: ignore[misc]
+        law = log_q if site.law is site.log_q else torch.cat([s.law for s in each])  # type: ignore[misc]
         sites[name] = dataclasses.replace(
             site,
             value=torch.stack([s.value for s in each]),
             log_p=torch.cat([s.log_p for s in each]),
-            log_q=None if site.log_q is None else torch.cat([s.log_q for s in each]),  # type: ignore[misc]
+            log_q=log_q,
+            law=None if site.law is None else law,
             analytic_kl=kls,
             noise=None if site.noise is None else [s.noise for s in each],
             path=tuple(pair for s in each for pair in s.path),

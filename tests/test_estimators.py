@@ -4,6 +4,8 @@
 
 import itertools
 import math
+import types
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -16,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ppvae import estimators, registry
 from ppvae.build import build
 from ppvae.errors import PairError, UsageError
-from ppvae.estimators import ELBO, IWAE, AnalyticKL
+from ppvae.estimators import ELBO, IWAE, AnalyticKL, Claims, Estimator, Objective
 from ppvae.estimators.gradients import group_gradients
 from ppvae.estimators.objective import with_penalties
 from ppvae.pair import Pair, penalty
@@ -33,6 +35,7 @@ from tests.toys import (
     assert_same,
     bernoulli_toy,
     bits,
+    dataset,
     gaussian_toy,
     loss_and_gradients,
     made,
@@ -427,8 +430,83 @@ def test_estimators_are_found_by_name():
         estimators.find("iwea")
     with pytest.raises(UsageError, match="did you mean 'particles'"):
         estimators.find("iwae:particle=3")
-    with pytest.raises(UsageError, match="at least one draw"):
-        estimators.find("iwae:k=0")
+    with pytest.raises(UsageError, match="did you mean 'iwae'"):
+        estimators.find("IWAE:k=5")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("iwae:k=0", "a whole number of draws per datum, 1 or more"),
+        ("iwae:particles=2.5", "particles=2.5 is not a whole number"),
+        ("pyro:Trace_ELBO,k=2.5", "particles=2.5 is not a whole number"),
+        ("miwae:groups=nan", "groups=nan is not a whole number"),
+        ("enumeration:limit=nan", "limit=nan is not a whole number"),
+        ("enumeration:limit=0", "limit=0: a datum has one joint state or more"),
+        ("nvil:normalize=maybe", "normalize=maybe is not true or false"),
+        ("nvil:hidden=0", "at least one hidden unit"),
+        ("relax:hidden=0", "at least one hidden unit"),
+        ("iwae:beta=inf", "beta=inf is not a finite number"),
+        ("renyi:alpha=nan", "alpha=nan is not a finite number"),
+        ("iwae:beta=-1", "beta=-1 would reward the rate"),
+        ("elbo:free_bits=-3", "free_bits=-3"),
+        ("mmd:weight=-1", "drive the codes away from the prior"),
+        ("mmd:length=foo", "length=foo is not a finite number"),
+        ("gumbel:density=3", "density=3 is not a word"),
+        ("iwae:k=5,particles=3", "gives particles twice"),
+        ("elbo:z=score,z=reparameterized", "gives z twice"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused(text, said):
+    with pytest.raises(UsageError, match=said):
+        estimators.find(text)
+
+
+def test_options_of_the_right_kind_are_taken():
+    assert estimators.find("iwae:k=1e1").particles == 10
+    assert estimators.find("elbo:beta=2").beta == 2
+    assert estimators.find("mmd:length=2").length == 2
+    assert estimators.find("rebar:learn=false").learn is False
+
+
+def returns(make):
+    class Mine(ELBO):
+        def objective(self, terms, knobs):
+            return make(terms)
+
+    return Mine()
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda terms: None, "Mine.objective returned a NoneType"),
+        (lambda terms: {"all": terms.log_weight.mean()}, "Mine.objective returned a dict"),
+        (lambda terms: Objective(None, {"all": terms.log_weight}), "the loss 'all' of Mine is no scalar"),
+        (
+            lambda terms: Objective(None, {"all": terms.log_weight.mean()}, {"x": terms.log_weight}),
+            "the metric 'x' of Mine is no scalar",
+        ),
+        (lambda terms: Objective(None, {"gide": terms.log_weight.mean()}), "'gide'.*did you mean 'guide'"),
+        (lambda terms: Objective(None, {"all": terms.log_weight.mean().detach()}), "no loss .* reaches"),
+    ],
+)
+def test_what_an_objective_returns_is_looked_at(made, said):
+    built, batch = build(MLP_VAE, dataset(bits(6))), bits(6)
+    estimator = returns(made)
+    with pytest.raises(PairError, match=said):
+        group_gradients(estimator.estimate(built, batch), built, estimator)
+
+
+def test_claims_and_a_missing_objective_are_looked_at():
+    upward: Any = types.SimpleNamespace(bound="upward", biased=())  # past the checks of types in tests
+    with pytest.raises(UsageError, match="bound='upward'"):
+        Claims.__post_init__(upward)
+    with pytest.raises(UsageError, match="names 'gide'"):
+        Claims(biased=("gide",))
+    built, batch = build(MLP_VAE, dataset(bits(6))), bits(6)
+    with pytest.raises(PairError, match="Estimator defines no objective"):
+        Estimator().estimate(built, batch)
 
 
 # No host synchronization inside the step.

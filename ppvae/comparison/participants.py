@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ppvae.built import Built
+from ppvae.comparison.failures import told
 from ppvae.comparison.findings import GroupFinding, Probe
 from ppvae.comparison.measures import (
     LEAST_PARAMETERS,
@@ -33,7 +34,7 @@ from ppvae.comparison.measures import (
 )
 from ppvae.comparison.moments import Moments, mean_of
 from ppvae.comparison.references import Gradient, Reference, Target, flat_gradients, target_of
-from ppvae.errors import PairError
+from ppvae.errors import PairError, UsageError
 from ppvae.estimators import Estimator
 from ppvae.estimators.gradients import group_gradients
 
@@ -59,14 +60,20 @@ class Truth:
         self.directions: dict[tuple[str, str], Tensor] = {}
         """By estimator and group."""
         self.projections: dict[tuple[str, str], list[Tensor]] = {}
+        self.failed: str | None = None
         if reference.exact:
             self.exact = {group: g.double() for group, g in reference.gradient().items()}
 
     def take(self, repeat: int) -> None:
-        if self.exact is not None:
+        """One more repeat; what it raises, such as a lack of memory, leaves estimators without a truth."""
+        if self.exact is not None or self.failed is not None:
             return
         seeded(f"reference {self.key}", repeat, self.seed)
-        gradient = self.reference.gradient()
+        try:
+            gradient = self.reference.gradient()
+        except Exception as error:
+            self.failed = told(error)
+            return
         for group, vector in gradient.items():
             self.moments.setdefault(group, Moments()).add(vector)
         for key, direction in self.directions.items():
@@ -107,6 +114,9 @@ class Subject:
         self.name, self.built, self.batch, self.seed = name, built, batch, seed
         self.estimator = copy.deepcopy(estimator)
         self.refused: str | None = None
+        self.failed: str | None = None
+        self.unfinite: dict[str, Tensor] = {}
+        """By group: how many of its gradients were not finite. A tensor, which nobody waits for."""
         self.seconds: list[float] = []
         self.bounds: list[Tensor] = []
         self.moments: dict[str, Moments] = {}
@@ -121,10 +131,20 @@ class Subject:
             knob: torch.tensor(value, device=built.device)
             for knob, value in self.estimator.schedule(step).items()
         }
+        self._guarded(self._begin, settling)
+
+    @property
+    def at_work(self) -> bool:
+        return self.refused is None and self.failed is None
+
+    def _guarded(self, work: Callable[[Any], None], argument: Any) -> None:
+        """What it refuses or raises is its row; the others go on."""
         try:
-            self._begin(settling)
-        except PairError as error:
+            work(argument)
+        except (PairError, UsageError) as error:
             self.refused = str(error)
+        except Exception as error:
+            self.failed = told(error)
 
     def _begin(self, settling: Settling) -> None:
         seeded(self.name, "prepare", self.seed)
@@ -137,9 +157,11 @@ class Subject:
         for _ in range(WARM_UP):
             self._estimated()
         _, targets = self.estimator.promise()
+        with torch.no_grad():  # as many as a functional weighs: piwae has groups times particles
+            particles = self.estimator.score(self.built, self.batch, self.knobs).particles
         for group in self.built.groups():
             if group in targets:
-                self.targets[group] = target_of(targets[group], self.estimator.particles, self.name)
+                self.targets[group] = target_of(targets[group], particles, self.name)
 
     def _settled(self, settling: Settling) -> int:
         """Let baselines learn, and running means run, at the pair's parameters as they are."""
@@ -162,6 +184,11 @@ class Subject:
         return objective.bound, group_gradients(objective, self.built, self.estimator)
 
     def take(self, repeat: int) -> None:
+        """One more gradient."""
+        if self.at_work:
+            self._guarded(self._take, repeat)
+
+    def _take(self, repeat: int) -> None:
         if self.state:
             self.estimator.load_state_dict(self.state)
         seeded(self.name, repeat, self.seed)
@@ -171,6 +198,7 @@ class Subject:
         if bound is not None:
             self.bounds.append(bound.detach().double().mean())
         for group, vector in flat_gradients(self.built, found).items():
+            self.unfinite[group] = self.unfinite.get(group, 0) + ~vector.isfinite().all()
             self.moments.setdefault(group, Moments()).add(vector)
             if group in self.means:
                 self._project(group, vector)
@@ -197,12 +225,14 @@ class Subject:
                 truth.directions[self.name, group] = self.biases[group]
 
     def _truth(self, group: str, truths: Mapping[str, Truth]) -> Truth | None:
-        target = self.targets.get(group)
-        return None if target is None else truths.get(target.key)
+        truth = truths.get(self.targets[group].key) if group in self.targets else None
+        return None if truth is None or truth.failed is not None else truth
 
     def found(self, truths: Mapping[str, Truth]) -> Probe:
-        if self.refused is not None:
-            return Probe(self.name, refused=self.refused)
+        if self.at_work:
+            self.failed = self._not_finite()
+        if not self.at_work:
+            return Probe(self.name, refused=self.refused, failed=self.failed)
         seconds = statistics.median(self.seconds)
         quartiles = statistics.quantiles(self.seconds, n=4)
         return Probe(
@@ -210,9 +240,26 @@ class Subject:
             seconds=seconds,
             seconds_quartiles=(quartiles[0], quartiles[2]),
             bound=mean_of(self.bounds) if self.bounds else None,
-            groups={group: self._group(group, self._truth(group, truths), seconds) for group in self.moments},
+            groups={group: self._finding(group, truths, seconds) for group in self.moments},
             settled=self.settled,
         )
+
+    def _not_finite(self) -> str | None:
+        """A mean over numbers that are none says nothing, least of all that there is no bias."""
+        counts = {group: int(count) for group, count in self.unfinite.items() if count}
+        if not counts:
+            return None
+        groups = " and of the ".join(counts)
+        share = f"{max(counts.values())} of {len(self.seconds)} repeats"
+        return f"its gradient of the {groups} is not finite ({share})"
+
+    def _finding(self, group: str, truths: Mapping[str, Truth], seconds: float) -> GroupFinding:
+        finding = self._group(group, self._truth(group, truths), seconds)
+        if finding.target is not None and finding.reference is None:
+            truth = truths.get(self.targets[group].key)
+            failed = None if truth is None else truth.failed
+            finding.without = f"its truth failed: {failed}" if failed else "no truth of its target is at hand"
+        return finding
 
     def _group(self, group: str, truth: Truth | None, seconds: float) -> GroupFinding:
         moments = self.moments[group]

@@ -154,11 +154,10 @@ class Plain(Estimator):
         sets = terms.log_weight.unflatten(0, shape)
         values = torch.stack([self.functional(weights) for weights in sets])
         loss = -values.mean()
-        drawn = [
-            site.log_q for site in terms.sites.values() if site.how == "score" and site.log_q is not None
-        ]
+        score = [site for site in terms.sites.values() if site.how == "score"]
+        drawn = [site.law for site in score if site.law is not None]
         if drawn:
-            log_q = sum(drawn).unflatten(0, shape).sum(1)  # type: ignore[union-attr]
+            log_q = torch.stack(drawn).sum(0).unflatten(0, shape).sum(1)
             others = (values.sum(0) - values) / (self.replicates - 1)
             signal = (values - others).detach()
             loss = loss - (signal * (log_q - log_q.detach())).mean()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import typing
 from typing import Any
 
 from ppvae.errors import UsageError, nearest
@@ -139,7 +141,7 @@ def find(text: str | Estimator) -> Estimator:
     if name not in ESTIMATORS:
         known = [*ESTIMATORS, *(f"pyro:{loss}" for loss in LOSSES)]
         raise UsageError(
-            f"no estimator {name!r}{nearest(name, known) or '.'} There are: {', '.join(known)}; "
+            f"no estimator {name!r}{nearest(name.lower(), known) or '.'} There are: {', '.join(known)}; "
             "your own is found as file.py:CLASS or module:CLASS"
         )
     return _made(ESTIMATORS[name], text, _options(options, text))
@@ -199,7 +201,10 @@ def _options(parts: list[str], text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals:
             raise UsageError(f"estimator {text!r}: {part!r} is no option=value, as in iwae:particles=50")
-        options["particles" if key == "k" else key] = _value(value)
+        key = "particles" if key == "k" else key
+        if key in options:
+            raise UsageError(f"estimator {text!r} gives {key} twice: leave one out")
+        options[key] = _value(value)
     return options
 
 
@@ -221,7 +226,7 @@ def _made(cls: type[Estimator], text: str, options: dict[str, Any], **given: Any
         chosen = {k: v for k, v in options.items() if k not in known and isinstance(v, str)}
         if chosen:
             options = {k: v for k, v in options.items() if k not in chosen} | {"sites": chosen}
-    _check_numbers(cls, text, options)
+    _check_kinds(cls, text, options)
     for key in options:
         if key not in known and not open_ended:
             raise UsageError(
@@ -234,10 +239,25 @@ def _made(cls: type[Estimator], text: str, options: dict[str, Any], **given: Any
         raise UsageError(f"estimator {text!r}: {error}") from None
 
 
-def _check_numbers(cls: type[Estimator], text: str, options: dict[str, Any]) -> None:
-    """A word where the class wants a number would fail much later."""
+KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
+
+
+def _check_kinds(cls: type[Estimator], text: str, options: dict[str, Any]) -> None:
+    """A word where the class wants a number, or half a particle, would fail much later, or never."""
+    try:
+        hints = typing.get_type_hints(cls.__init__)
+    except NameError:  # one's own class may name types that only type checkers import
+        return
     for key, value in options.items():
-        parameter = inspect.signature(cls).parameters.get(key)
-        wants_number = parameter is not None and type(parameter.default) in (int, float)
-        if isinstance(value, str | bool) and wants_number:
-            raise UsageError(f"estimator {text!r}: {value!r} is no number")
+        hint = hints.get(key)
+        kinds = [kind for kind in KINDS if kind is hint or kind in typing.get_args(hint)]
+        if kinds and not any(_is_a(value, kind) for kind in kinds):
+            raise UsageError(f"estimator {text!r}: {key}={value} is not {KINDS[kinds[0]]}")
+        if key == "beta" and kinds and value < 0:
+            raise UsageError(f"estimator {text!r}: beta={value} would reward the rate: give 0 or more")
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is kind

@@ -35,8 +35,8 @@ from ppvae.estimators.blocks import (
 )
 from ppvae.estimators.functionals import mean
 from ppvae.estimators.objective import Objective
-from ppvae.estimators.relaxations import innermost
 from ppvae.terms import Terms
+from ppvae.wrapped import innermost
 
 
 @dataclasses.dataclass(frozen=True)

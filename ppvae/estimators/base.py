@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from ppvae.built import Built
 from ppvae.drawing import Draw
-from ppvae.errors import PairError
+from ppvae.errors import PairError, UsageError
 from ppvae.estimators import sites as per_site
 from ppvae.estimators.gradients import group_gradients, with_gradients
-from ppvae.estimators.objective import Objective, metrics, with_penalties
+from ppvae.estimators.objective import Objective, metrics, well_formed, with_penalties
 from ppvae.estimators.paths import with_penalty_paths
-from ppvae.estimators.relaxations import innermost
 from ppvae.pair import Pair
 from ppvae.terms import Terms
+from ppvae.wrapped import innermost
 
 Knobs = Mapping[str, Tensor]
 Functional = Callable[[Tensor], Tensor]
@@ -56,6 +56,13 @@ class Claims:
     """On which side of log p(x) the mean of the reported bound lies; None: no bound."""
     biased: tuple[str, ...] = ()
     """Groups (`model`, `guide`) whose gradient is knowingly not that of the mean of their target."""
+
+    def __post_init__(self) -> None:
+        if self.bound not in (None, "lower", "upper"):
+            raise UsageError(f"Claims(bound={self.bound!r}): a bound is 'lower', 'upper' or None")
+        for group in self.biased:
+            if group not in ("model", "guide"):
+                raise UsageError(f"Claims(biased=...) names {group!r}: name 'model', 'guide', or both")
 
 
 @runtime_checkable
@@ -90,14 +97,14 @@ class Estimator(nn.Module):
 
     def __init__(self, particles: int = 1, sites: Mapping[str, str] | None = None):
         super().__init__()
-        if particles < 1:
-            raise ValueError(f"particles={particles}: at least one draw per datum is needed")
+        if not isinstance(particles, int) or particles < 1:
+            raise ValueError(f"particles={particles}: give a whole number of draws per datum, 1 or more")
         self.particles = particles
         self.sites = per_site.checked(sites)
 
     def objective(self, terms: Terms, knobs: Knobs) -> Objective:
         """The bound and the losses of one batch. No host synchronization in here."""
-        raise NotImplementedError
+        raise PairError(f"{type(self).__name__} defines no objective(terms, knobs): write it, see {__name__}")
 
     def targets(self) -> Mapping[str, Functional]:
         """The functionals of the log-weights whose means are estimated: by `bound`, the reported value, and
@@ -161,7 +168,7 @@ class Estimator(nn.Module):
         self.refuse(terms)
         if further is None:
             further = frozenset(p.group for p in terms.penalties.values() if p.group)
-        found = self.objective(terms, knobs)
+        found = well_formed(self.objective(terms, knobs), type(self).__name__)
         if "gumbel" in self.sites.values():
             found = dataclasses.replace(found, bound=None)  # see `promise`
         return with_penalties(found, terms, further=further), terms
@@ -174,8 +181,8 @@ class Estimator(nn.Module):
                 if site.q is not None and site.how == "score":
                     raise PairError(
                         f"{name} needs a reparameterized guide, but {site.name!r} is drawn from a "
-                        f"{type(innermost(site.q)).__name__}: use elbo, vimco or gumbel, or enumerate it "
-                        f"({site.name}=enumerate)"
+                        f"{type(innermost(site.q)).__name__}: use elbo, vimco or gumbel, or sum it out (the "
+                        "estimator enumeration)"
                     )
         obstacle = weights_obstacle(terms) if self.needs.weights else None
         if obstacle:

@@ -32,6 +32,8 @@ class Signal:
     """(K, B), in nats per datum."""
     outside: Tensor
     """(K,): the global part, divided by the number of data."""
+    shared: Tensor
+    """(K,): of it, what is observed, which may read the latents of every datum."""
 
     @classmethod
     def of(cls, terms: Terms, beta: Tensor | float) -> Signal:
@@ -42,7 +44,7 @@ class Signal:
             local = local + beta * _ratio(site)
         for site in terms.of("global"):  # which log_global has in it already, with weight 1
             outside = outside - site.log_ratio + beta * _ratio(site)
-        return cls(local, outside / terms.num_data)
+        return cls(local, outside / terms.num_data, terms.log_shared / terms.num_data)
 
     def total(self) -> Tensor:
         """The mean over draws and data."""
@@ -52,7 +54,7 @@ class Signal:
         """(K, B) or (K, 1): what a draw of this site adds to the mean over the data."""
         if site.kind == "global":
             return self.local.mean(1, keepdim=True) + self.outside.unsqueeze(1)
-        return self.local / self.local.shape[1]
+        return self.local / self.local.shape[1] + self.shared.unsqueeze(1)
 
 
 def _ratio(site: Site) -> Tensor:

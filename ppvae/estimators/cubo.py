@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ppvae.estimators import functionals
@@ -39,6 +38,8 @@ class CUBO(PathDerivative):
 
     Either way the guide's gradient is zero, draw by draw, at the exact posterior. The model does not follow
     an upper bound: it climbs that of `iwae` with the same draws, without bias.
+
+    A mask on a latent must mask what depends on it, too; where it does not, the first batch is refused.
 
     Reference: Dieng, Tran, Ranganath, Paisley & Blei (2017), arXiv:1611.00328.
     """
@@ -80,9 +81,5 @@ class CUBO(PathDerivative):
 def relative_to_others(log_weight: Float[Tensor, "K B"]) -> Float[Tensor, "K B"]:
     """(1/K) w_k / mean of the others' w, K > 1."""
     particles = len(log_weight)
-    # Sums from both sides leave the own weight out without subtracting it.
-    none = torch.full_like(log_weight[:1], -math.inf)
-    before = torch.cat([none, log_weight.logcumsumexp(0)[:-1]])
-    after = torch.cat([log_weight.flip(0).logcumsumexp(0).flip(0)[1:], none])
-    others = torch.logaddexp(before, after) - math.log(particles - 1)
+    others = functionals.log_sum_of_others(log_weight) - math.log(particles - 1)
     return (log_weight - others).exp() / particles

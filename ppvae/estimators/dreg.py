@@ -24,6 +24,8 @@ class DReG(PathDerivative):
     Knob: `beta` weighs the rate inside the weights that are optimized (the guide's weights are then
     (1 - beta) v + beta v^2); the reported bound has beta = 1.
 
+    A mask on a latent must mask what depends on it, too; where it does not, the first batch is refused.
+
     Reference: Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152.
     """
 

@@ -19,9 +19,10 @@ from ppvae.estimators.base import Claims, Estimator, Functional, Knobs, Scorer, 
 from ppvae.estimators.functionals import mean
 from ppvae.estimators.layout import Laid, Layout, refuse_one_by_one
 from ppvae.estimators.objective import Objective
-from ppvae.estimators.states import count_states, unmasked
+from ppvae.estimators.states import count_states
 from ppvae.shapes import Float
 from ppvae.terms import Site, Terms
+from ppvae.wrapped import unmasked
 
 
 class Enumeration(Estimator):
@@ -59,6 +60,8 @@ class Enumeration(Estimator):
         for name, how in self.sites.items():
             if how == "score":
                 raise ValueError(f"{name}=score does not go with enumeration: use elbo or nvil for it")
+        if limit < 1:
+            raise ValueError(f"limit={limit}: a datum has one joint state or more")
         self.limit, self.beta = limit, beta
         self._layouts: weakref.WeakKeyDictionary[Any, Layout] = weakref.WeakKeyDictionary()
 
@@ -168,6 +171,12 @@ def _evidence(sites: list[Site], terms: Terms) -> dict[str, Tensor]:
 
 
 def _refuse_places(terms: Terms) -> None:
+    laid_out = any(isinstance(site.noise, Laid) for site in terms.sites.values())
+    if laid_out and (shared := [s for s in terms.of("observed") if s.log_p.dim() == 1]):
+        raise PairError(
+            f"site {shared[0].name!r} is observed outside the data plate, where it may read the states of "
+            "all data at once: use elbo or reinforce"
+        )
     for site in terms.sites.values():
         if isinstance(site.noise, list) and any(isinstance(noise, Laid) for noise in site.noise):
             refuse_one_by_one()

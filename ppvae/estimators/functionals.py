@@ -22,6 +22,15 @@ def log_mean_exp(log_weight: Tensor) -> Tensor:
     return log_weight.logsumexp(0) - math.log(len(log_weight))
 
 
+def log_sum_of_others(log_weight: Tensor) -> Tensor:
+    """log sum_{j != k} w_j for each particle k, (K, B); -inf of a single one. Sums from both sides leave the
+    own weight out without subtracting it."""
+    none = torch.full_like(log_weight[:1], -math.inf)
+    before = torch.cat([none, log_weight.logcumsumexp(0)[:-1]])
+    after = torch.cat([log_weight.flip(0).logcumsumexp(0).flip(0)[1:], none])
+    return torch.logaddexp(before, after)
+
+
 def mean_log_mean_exp(particles: int) -> Functional:
     """(1/M) sum_m log (1/K) sum_k w_mk over the M groups of K = `particles` rows each: the mean of M
     importance-weighted bounds."""

@@ -12,8 +12,8 @@ from ppvae.estimators.functionals import log_mean_exp
 from ppvae.estimators.objective import Objective
 from ppvae.estimators.path_derivative import log_guide, log_model, surrogate_loss
 from ppvae.estimators.paths import along_paths
-from ppvae.estimators.relaxations import innermost
 from ppvae.terms import Site, Terms
+from ppvae.wrapped import innermost
 
 
 class GDReG(DReG):
@@ -32,6 +32,8 @@ class GDReG(DReG):
     nothing and may be of any kind.
 
     Knob: `beta` as in `dreg`.
+
+    A mask on a latent must mask what depends on it, too; where it does not, the first batch is refused.
 
     Reference: Bauer & Mnih (2021), arXiv:2101.11046.
     """

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.built import Built
+from ppvae.errors import PairError, nearest
 from ppvae.estimators.objective import Objective
 
 
@@ -25,6 +26,12 @@ def group_gradients(
     if own:
         groups["estimator"] = own
     losses = objective.losses
+    for name in losses:
+        if name not in {*groups, "all", "estimator"}:
+            raise PairError(
+                f"the objective has a loss for {name!r}, which is no optimizer group"
+                f"{nearest(name, [*groups, 'all']) or '.'} There are: {', '.join([*groups, 'all'])}"
+            )
     served = {g: g for g in groups if g in losses}
     if "all" in losses:
         served.update({g: "all" for g in groups if g not in losses and g not in built.pair.groups})
@@ -35,6 +42,11 @@ def group_gradients(
     for i, (loss, parameters) in enumerate(wanted.items()):
         grads = gradients(losses[loss], parameters, retain=i < len(wanted) - 1)
         found += [(p, g) for p, g in zip(parameters, grads, strict=True) if g is not None]
+    if torch.is_grad_enabled() and not found and any(wanted.values()):
+        raise PairError(
+            "no loss of the objective reaches a parameter, so that nothing would be trained: take the "
+            ".detach() or torch.no_grad() out of what is returned as a loss"
+        )
     return found
 
 

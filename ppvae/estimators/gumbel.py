@@ -64,7 +64,9 @@ class Gumbel(ELBO):
     ):
         super().__init__(particles, beta, free_bits, sites)
         if not 0 < least <= temperature:
-            raise ValueError(f"least={least} must lie above 0 and not above temperature={temperature}")
+            fix = f"temperature={temperature},least={temperature}" if temperature > 0 else "positive ones"
+            told = f"least={least} must lie above 0 and not above temperature={temperature}"
+            raise ValueError(f"{told}: give {fix}")
         if rate < 0:
             raise ValueError(f"rate={rate}: the temperature falls as exp(-rate step), give 0 or more")
         if density not in DENSITIES:

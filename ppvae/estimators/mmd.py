@@ -23,8 +23,9 @@ class MMD(Estimator):
 
     No bound: the rate is gone, and the codes of single data may be as sharp as the decoder likes. The loss is
     unbiased over mini-batches drawn with replacement (without, the pairs of a datum with itself are missing,
-    a share 1/N): pairs of draws for one and the same datum are not independent under q(z) and are left out,
-    so that single estimates may be negative. As many y are drawn from the prior as there are z. Cost grows
+    a share 1/N): pairs of draws for one and the same datum are not independent and are left out, of codes, of
+    prior draws (whose law may depend on a condition) and between the two, so that single estimates may be
+    negative. As many y are drawn from the prior as there are z. Cost grows
     with (K B)^2. One local latent of any size; two rows or more.
 
     Args:
@@ -47,6 +48,8 @@ class MMD(Estimator):
         sites: Mapping[str, str] | None = None,
     ):
         super().__init__(particles, sites)
+        if weight < 0:
+            raise ValueError(f"weight={weight}: a negative weight would drive the codes away from the prior")
         if length is not None and length <= 0:
             raise ValueError(f"length={length}: a kernel's length is positive")
         self.weight, self.length = weight, length
@@ -93,18 +96,21 @@ def _by_rows(value: Tensor, event_dim: int, terms: Terms) -> Float[Tensor, "B K 
 def squared_mmd(
     codes: Float[Tensor, "B K D"], prior: Float[Tensor, "B K D"], length: float
 ) -> Float[Tensor, ""]:
-    """MMD^2 from draws, without bias: pairs of codes of one row, and of a prior draw with itself, are left
-    out."""
+    """MMD^2 from draws, without bias: pairs of one row, which may share a condition, are left out of all
+    three means."""
     rows, particles, _ = codes.shape
     z, y = codes.flatten(0, 1), prior.flatten(0, 1)
-    count = len(z)
-    between = _kernel(z, z, length).unflatten(1, (rows, particles)).unflatten(0, (rows, particles))
-    between = between.sum((1, 3))
-    zz = (between.sum() - between.diagonal().sum()) / (rows * (rows - 1) * particles**2)
-    yy = (_kernel(y, y, length).sum() - count) / (count * (count - 1))
-    return zz + yy - 2 * _kernel(z, y, length).mean()
+
+    def between(a: Tensor, b: Tensor) -> Tensor:
+        by_row = _kernel(a, b, length).unflatten(1, (rows, particles)).unflatten(0, (rows, particles))
+        by_row = by_row.sum((1, 3))
+        return (by_row.sum() - by_row.diagonal().sum()) / (rows * (rows - 1) * particles**2)
+
+    return between(z, z) + between(y, y) - 2 * between(z, y)
 
 
 def _kernel(a: Tensor, b: Tensor, length: float) -> Tensor:
+    center = b.mean(0).detach()  # far from zero, the squares would cancel
+    a, b = a - center, b - center
     squares = a.pow(2).sum(-1).unsqueeze(1) + b.pow(2).sum(-1) - 2 * a @ b.mT
     return (-squares.clamp(min=0) / (2 * length**2)).exp()

@@ -58,6 +58,8 @@ class NVIL(ELBO):
         sites: Mapping[str, str] | None = None,
     ):
         super().__init__(particles, beta, sites=sites)
+        if hidden < 1:
+            raise ValueError(f"hidden={hidden}: a net has at least one hidden unit")
         if not 0 <= decay < 1:
             raise ValueError(f"decay={decay}: a running mean keeps a share of its past, from 0 to below 1")
         self.hidden, self.decay, self.normalize = hidden, decay, normalize
@@ -106,7 +108,7 @@ class NVIL(ELBO):
             centered = error - self.running_mean[i]
             miss = miss + centered.square().mean()
             scale = self.running_variance[i].sqrt().clamp(min=1.0) if self.normalize else 1.0
-            term = ((centered / scale).detach() * torch.as_tensor(site.log_q)).mean()
+            term = ((centered / scale).detach() * torch.as_tensor(site.law)).mean()
             surrogate = surrogate + term - term.detach()
             errors[i] = error.detach()
         if self.training and torch.is_grad_enabled():
@@ -147,7 +149,7 @@ class NVIL(ELBO):
 def signal(site: Site, terms: Terms, beta: Tensor | float = 1.0) -> Float[Tensor, "K B"]:
     """The terms of log w that can depend on the draw of this site, without a gradient."""
     known_p, known_q = independent_of(terms, site.name)
-    total = terms.log_likelihood
+    total = terms.log_likelihood + (terms.log_shared * terms.rows / terms.num_data).unsqueeze(1)
     for other in terms.of("local", "bound"):
         if other.name not in known_p:
             total = total + beta * other.log_p
@@ -162,7 +164,7 @@ def _scored(terms: Terms) -> list[Site]:
     Raises:
         PairError: one of them is global.
     """
-    found = [s for s in terms.sites.values() if s.how == "score" and s.log_q is not None]
+    found = [site for site in terms.sites.values() if site.how == "score" and site.law is not None]
     for site in found:
         if site.kind == "global":
             raise PairError(

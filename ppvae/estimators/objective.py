@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,27 @@ class Objective:
     that has no loss of its own."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
     """What is logged beside the losses: detached scalars on the device, in nats per datum."""
+
+
+def well_formed(found: Any, name: str) -> Objective:
+    """What an estimator called `name` returned, seen to be an objective; no number of it is read.
+
+    Raises:
+        PairError: it is none, or a loss or a metric is no scalar.
+    """
+    if not isinstance(found, Objective) or not isinstance(found.losses, dict):
+        raise PairError(
+            f"{name}.objective returned a {type(found).__name__}, or its losses are no dictionary: "
+            'return Objective(bound, {"all": loss})'
+        )
+    for kind, values in (("loss", found.losses), ("metric", found.metrics)):
+        for key, value in values.items():
+            if not isinstance(value, Tensor) or value.dim():
+                what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise PairError(
+                    f"the {kind} {key!r} of {name} is no scalar tensor ({what}): take its mean over the batch"
+                )
+    return found
 
 
 def with_penalties(objective: Objective, terms: Terms, further: frozenset[str] = frozenset()) -> Objective:

@@ -14,15 +14,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import pyro
+import torch
 from torch import Tensor
 
 from ppvae.errors import PairError
 from ppvae.estimators.base import Claims, Estimator, Needs
 from ppvae.estimators.paths import along_paths
-from ppvae.estimators.relaxations import innermost
 from ppvae.graphs import graph_leaves
 from ppvae.shapes import Float
 from ppvae.terms import Terms
+from ppvae.wrapped import innermost, support_ends
 
 
 class PathDerivative(Estimator):
@@ -44,6 +46,7 @@ class PathDerivative(Estimator):
         refuse_without_score(self, terms)
         if self.needs.weights:
             refuse_moving_points(self, terms)
+            refuse_silent_draws(self, terms)
 
 
 def refuse_without_score(estimator: Estimator, terms: Terms) -> None:
@@ -54,6 +57,12 @@ def refuse_without_score(estimator: Estimator, terms: Terms) -> None:
         if site.how == "relaxed":
             raise PairError(
                 f"{name} needs draws of the guide's own law, but {site.name!r} is relaxed: use elbo or iwae"
+            )
+        ends = support_ends(site.q) if site.path else []
+        if any(moves_with_guide(end, terms) for end in ends):
+            raise PairError(
+                f"{name} leaves out the score of {site.name!r}, whose mean is not zero where the support of "
+                f"its {type(innermost(site.q)).__name__} moves with the guide: use elbo or iwae"
             )
         if site.q is not None and moves_with_guide(_own_density(site.q), terms):
             raise PairError(
@@ -72,6 +81,34 @@ def refuse_moving_points(estimator: Estimator, terms: Terms) -> None:
                 f"{type(estimator).__name__} cannot take {site.name!r}, a point (Delta) that moves with the "
                 "guide and is no draw: use elbo or iwae"
             )
+
+
+def refuse_silent_draws(estimator: Estimator, terms: Terms) -> None:
+    """Raise PairError for a latent that is masked where something still depends on it: its score is no part
+    of log w there, for which the weights of a path derivative could stand.
+
+    Reads numbers back, and so looks at the batch that is validated alone: the first.
+    """
+    if not (pyro.settings.get("validate_distributions_pyro") and torch.is_grad_enabled()):
+        return
+    for site in terms.sites.values():
+        if site.law is None or site.log_q is None or site.law is site.log_q:
+            continue
+        leaves = [leaf for leaf, _ in site.path]
+        log_weight, unheard = terms.log_weight.sum(), (site.law - site.log_q).sum()
+        for felt, masked in zip(_slopes(log_weight, leaves), _slopes(unheard, leaves), strict=True):
+            if ((felt != 0) & (masked != 0)).any():
+                raise PairError(
+                    f"{type(estimator).__name__} cannot take {site.name!r}, which is masked where something "
+                    "still depends on it: mask that, too, or use iwae"
+                )
+
+
+def _slopes(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    found = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
 
 
 def _own_density(q: Any) -> Any:
@@ -109,6 +146,15 @@ def log_guide(terms: Terms, beta: Tensor | float = 1.0) -> Float[Tensor, "K B"]:
     for site in terms.of("local", "bound"):
         if site.how != "enumerate" and site.log_q is not None:
             total = total + beta * site.log_q
+    return total
+
+
+def log_law(terms: Terms) -> Float[Tensor, "K B"]:
+    """log of what the latents are drawn from: log q(z | x) without masks and scales."""
+    total = terms.log_likelihood.detach() * 0
+    for site in terms.of("local", "bound"):
+        if site.law is not None:
+            total = total + site.law
     return total
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -40,9 +41,14 @@ LOSSES = (
     "RenyiELBO",
     "ReweightedWakeSleep",
     "TraceTailAdaptive_ELBO",
-    "Trace_MMD",
     "EnergyDistance",
 )
+IN_PYTHON = ("Trace_MMD",)
+"""Losses that no text can name, because they take a kernel."""
+NEED_TWO = ("ReweightedWakeSleep", "TraceTailAdaptive_ELBO", "EnergyDistance")
+"""Losses of two particles or more."""
+OURS = ("num_particles", "max_", "vectorize_", "ignore_jit", "jit_", "retain_graph")
+"""How the arguments of Pyro's losses begin that are said here, or mean nothing here."""
 NO_BOUND = ("TraceTailAdaptive_ELBO", "Trace_MMD", "EnergyDistance")
 """Their value is no bound; the one of TraceTailAdaptive_ELBO is always inf, in Pyro too."""
 
@@ -109,14 +115,18 @@ class PyroLoss(Estimator):
 
     Value and gradient are Pyro's own, divided by N. It reads numbers back from the device in every step, and
     where Pyro's estimator is joint over the batch or wrong under a scale, so is this one.
+
+    Raises:
+        UsageError: no such loss or option, a value that it cannot have, or too few particles.
     """
 
     def __init__(self, name: str = "Trace_ELBO", particles: int = 1, **options: Any):
         super().__init__(particles)
-        if name not in LOSSES:
+        if name not in (*LOSSES, *IN_PYTHON):
             raise UsageError(
                 f"Pyro has no loss {name!r}{nearest(name, LOSSES) or '.'} It has: {', '.join(LOSSES)}"
             )
+        _refuse(name, particles, options)
         self.name, self.options = name, options
         keep_own_parameters(*options.values())  # of the kernel of Trace_MMD
         self._losses: dict[tuple[int, bool], Any] = {}
@@ -137,10 +147,6 @@ class PyroLoss(Estimator):
             if not issubclass(cls, PyroELBO):  # EnergyDistance counts its plate of particles itself
                 options.pop("vectorize_particles")
                 options["max_plate_nesting"] = plates + 1
-            if self.name == "TraceTailAdaptive_ELBO" and self.particles == 1:
-                raise UsageError(
-                    "pyro:TraceTailAdaptive_ELBO needs two particles or more: write particles=10"
-                )
             try:
                 self._losses[plates, vectorize] = cls(**{**options, **self.options})
             except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
@@ -179,6 +185,27 @@ class PyroLoss(Estimator):
         loss = loss.detach().reshape(())
         bound = None if self.name in NO_BOUND else -loss.expand(rows)
         return Objective(bound, {"all": with_gradients(loss, found)})
+
+
+def _refuse(name: str, particles: int, options: Mapping[str, Any]) -> None:
+    """Raise UsageError for what Pyro would refuse later, or in words that name none of ours."""
+    if particles == 1 and name in NEED_TWO:
+        raise UsageError(f"{name} needs two particles or more: write particles=2")
+    if name in IN_PYTHON and not callable(options.get("kernel")):
+        raise UsageError(f"{name} needs a kernel: make it in Python, PyroLoss({name!r}, kernel=...)")
+    parameters = inspect.signature(getattr(pyro.infer, name)).parameters
+    known = ["particles", *(n for n in parameters if not n.startswith(OURS))]
+    for key, value in options.items():
+        if key not in known:
+            close = nearest(key, known) or "."
+            raise UsageError(f"{name} has no option {key!r}{close} It has: {', '.join(known)}")
+        kind = type(parameters[key].default)
+        if kind in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise UsageError(f"{name}: {key}={value} is no number, as in {key}={parameters[key].default}")
+        if kind is bool and not isinstance(value, bool):
+            raise UsageError(f"{name}: {key}={value} is neither true nor false")
+    if name == "RenyiELBO" and options.get("alpha") == 1:
+        raise UsageError("RenyiELBO of alpha=1 is the ELBO: use pyro:Trace_ELBO")
 
 
 def _loss_and_grads(loss: Any, model: Any, guide: Any, inputs: Mapping[str, Any]) -> Any:

@@ -19,9 +19,10 @@ from ppvae.estimators.base import Claims, Estimator, Functional, Knobs, knob
 from ppvae.estimators.blocks import Signal, look, refuse_one_by_one, shapes_of, spread
 from ppvae.estimators.functionals import mean
 from ppvae.estimators.objective import Objective, metrics
-from ppvae.estimators.relaxations import harden, innermost, kind_of, noise_like, soften
+from ppvae.estimators.relaxations import harden, kind_of, noise_like, soften
 from ppvae.graphs import graph_leaves
 from ppvae.terms import Site, Terms
+from ppvae.wrapped import innermost
 
 BLOCKS = 3
 """Of the particles: hard draws, their relaxations, and relaxations drawn again given the hard draws."""
@@ -157,8 +158,10 @@ class REBAR(Estimator):
     def _control(self, sites: list[Site], each: Signal) -> tuple[Signal, Signal]:
         """The control variate at z and at z~."""
         _, soft, again = (
-            Signal(self.scaling * local, self.scaling * outside)
-            for local, outside in zip(_blocks(each.local), _blocks(each.outside), strict=True)
+            Signal(self.scaling * local, self.scaling * outside, self.scaling * shared)
+            for local, outside, shared in zip(
+                _blocks(each.local), _blocks(each.outside), _blocks(each.shared), strict=True
+            )
         )
         return soft, again
 
@@ -247,6 +250,7 @@ def _hard(terms: Terms, draws: int) -> Terms:
             site,
             log_p=site.log_p[:draws],
             log_q=None if site.log_q is None else site.log_q[:draws],
+            law=None if site.law is None else site.law[:draws],
             how="score" if isinstance(site.noise, Companions) else site.how,
         )
         for name, site in terms.sites.items()

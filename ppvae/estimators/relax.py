@@ -13,9 +13,10 @@ from ppvae.errors import PairError
 from ppvae.estimators import sites as per_site
 from ppvae.estimators.blocks import Signal, look
 from ppvae.estimators.rebar import REBAR
-from ppvae.estimators.relaxations import innermost, kind_of, soften
+from ppvae.estimators.relaxations import kind_of, soften
 from ppvae.nets import MLP
 from ppvae.terms import Site
+from ppvae.wrapped import innermost
 
 
 class RELAX(REBAR):
@@ -49,6 +50,8 @@ class RELAX(REBAR):
         sites: Mapping[str, str] | None = None,
     ):
         super().__init__(particles, temperature, eta, learn, beta, sites)
+        if hidden < 1:
+            raise ValueError(f"hidden={hidden}: a net has at least one hidden unit")
         self.hidden = hidden
         self.names: tuple[str, ...] = ()
         self.nets = nn.ModuleList()
@@ -96,7 +99,7 @@ class RELAX(REBAR):
         found = self.nets[self.names.index(site.name)](features).squeeze(-1)  # (n, ..., B or 1)
         found = found.flatten(1, -2).sum(1) if found.dim() > 2 else found
         if site.kind == "global":
-            return Signal(signal.local, signal.outside + found.sum(-1))
+            return Signal(signal.local, signal.outside + found.sum(-1), signal.shared)
         if found.shape[1] != signal.local.shape[1]:  # without data there is one row, and plates of its own
             found = found.sum(1, keepdim=True)
-        return Signal(signal.local + found, signal.outside)
+        return Signal(signal.local + found, signal.outside, signal.shared)

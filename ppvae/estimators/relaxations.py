@@ -17,13 +17,7 @@ from torch.nn.functional import logsigmoid
 
 from ppvae.drawing import Drawn
 from ppvae.errors import PairError
-
-
-def innermost(q: Distribution) -> Distribution:
-    """The distribution itself, without what reinterprets or masks it."""
-    while type(q).__name__ in ("Independent", "MaskedDistribution"):
-        q = q.base_dist  # type: ignore[attr-defined]
-    return q
+from ppvae.wrapped import innermost
 
 
 def kind_of(q: Distribution, name: str) -> str:

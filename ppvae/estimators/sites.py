@@ -3,8 +3,8 @@
 reparameterized   through its draw, as its distribution allows
 score             by the score function; a differentiable draw is detached
 enumerate         summed out exactly
-gumbel            by a relaxed draw at a temperature, the knob of that name
-straight_through  by a discrete draw with the gradient of the relaxed one
+gumbel            by a relaxed draw at a temperature, the knob of that name: no bound, gradients biased
+straight_through  by a discrete draw with the gradient of the relaxed one: the guide's is biased
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ppvae.drawing import Draw, Drawn
 from ppvae.errors import PairError, UsageError, nearest
 from ppvae.estimators.relaxations import relaxed_draw
 from ppvae.terms import Terms
+from ppvae.wrapped import innermost, support_ends
 
 CHOICES = ("reparameterized", "score", "enumerate", "gumbel", "straight_through")
 TEMPERATURE = 1.0
@@ -50,13 +51,18 @@ def drawing(sites: Mapping[str, str], temperature: Tensor | float) -> Draw | Non
     def draw(name: str, q: Any) -> Drawn | None:
         how = sites.get(name)
         if how == "score":
+            if q.has_rsample and any(getattr(end, "requires_grad", False) for end in support_ends(q)):
+                raise PairError(
+                    f"latent {name!r} is drawn from a {type(innermost(q)).__name__} whose support moves with "
+                    f"the guide, of which the score function knows nothing: leave out {name}=score"
+                )
             return Drawn(q().detach(), "score")
         if how in ("gumbel", "straight_through"):
             return relaxed_draw(q, name, temperature, hard=how == "straight_through")
         if how == "reparameterized" and not q.has_rsample:
             raise PairError(
-                f"latent {name!r} is drawn from a {type(q).__name__}, which is not reparameterized: "
-                f"use {name}=score, enumerate or gumbel"
+                f"latent {name!r} is drawn from a {type(innermost(q)).__name__}, which is not "
+                f"reparameterized: use {name}=score, enumerate or gumbel"
             )
         return None
 

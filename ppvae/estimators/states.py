@@ -6,10 +6,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, OneHotCategorical
+from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
 
 from ppvae.errors import PairError
-from ppvae.estimators.relaxations import innermost
+from ppvae.wrapped import innermost
 
 
 def count_states(q: Distribution, name: str) -> int:
@@ -33,15 +33,6 @@ def every_state(q: Distribution, name: str) -> Tensor:
         digits = digits.unsqueeze(-1) == torch.arange(each, device=logits.device)
     values = digits if isinstance(base, Categorical) else digits.to(logits.dtype)
     return values.reshape(-1, *q.event_shape)
-
-
-def unmasked(q: Distribution) -> Distribution:
-    """The distribution without its masks: of a masked one the probabilities do not add up to one."""
-    if type(q).__name__ == "MaskedDistribution":
-        return unmasked(q.base_dist)  # type: ignore[attr-defined]
-    if isinstance(q, Independent):
-        return Independent(unmasked(q.base_dist), q.reinterpreted_batch_ndims)
-    return q
 
 
 def _each(q: Distribution, name: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from ppvae.estimators.functionals import thermodynamic
 from ppvae.estimators.objective import Objective
 from ppvae.estimators.path_derivative import (
     log_guide,
+    log_law,
     log_model,
     refuse_moving_points,
     refuse_without_score,
@@ -100,18 +101,18 @@ class TVO(Estimator):
 
     def objective(self, terms: Terms, knobs: Knobs) -> Objective:
         log_weight = terms.log_weight.detach()
-        model, guide = torch.zeros_like(log_weight), torch.zeros_like(log_weight)
+        model, law, guide = (torch.zeros_like(log_weight) for _ in range(3))
         for left, right in pairwise(self.points):
             width = right - left
             weight, centered = tilted(log_weight, left)
             model = model + width * weight * (1 + left * centered)
             if len(log_weight) == 1:
-                guide = guide + width * log_weight
-            elif self.side == "lower":
-                guide = guide + width * _guide_part(weight, centered, left)
-            else:
-                guide = guide - width * _guide_part(*tilted(log_weight, right), right)
-        surrogate = model * log_model(terms) + guide * log_guide(terms)
+                law = law + width * log_weight
+                continue
+            sign, power = (1, left) if self.side == "lower" else (-1, right)
+            drawn, weighed = _guide_parts(*tilted(log_weight, power), power)
+            law, guide = law + sign * width * drawn, guide + sign * width * weighed
+        surrogate = model * log_model(terms) + law * log_law(terms) + guide * log_guide(terms)
         value = thermodynamic(self.points, self.side)(log_weight)
         climbed = value if self.side == "lower" else -value
         return Objective(value, {"all": surrogate_loss(climbed, surrogate.sum(0).mean())})
@@ -123,8 +124,8 @@ def tilted(log_weight: Tensor, power: float) -> tuple[Tensor, Tensor]:
     return weight, log_weight - (weight * log_weight).sum(0)
 
 
-def _guide_part(weight: Tensor, centered: Tensor, power: float) -> Tensor:
-    """What multiplies log q(z_k | x), K > 1."""
+def _guide_parts(weight: Tensor, centered: Tensor, power: float) -> tuple[Tensor, Tensor]:
+    """What multiplies log q(z_k | x) as the law of the draws, and as a part of log w_k; K > 1."""
     if power == 0:
-        return weight * centered * (len(weight) / (len(weight) - 1))
-    return weight * ((1 - power) * centered - 1)
+        return weight * centered * (len(weight) / (len(weight) - 1)), torch.zeros_like(weight)
+    return weight * centered, -weight * (power * centered + 1)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ppvae.estimators.base import Claims, Estimator, Functional, Knobs, Needs, knob
-from ppvae.estimators.functionals import log_mean_exp
+from ppvae.estimators.base import Knobs, Needs, knob
+from ppvae.estimators.functionals import log_mean_exp, log_sum_of_others
+from ppvae.estimators.iwae import IWAE
 from ppvae.estimators.objective import Objective
 from ppvae.shapes import Float
 from ppvae.terms import Terms
 
 
-class VIMCO(Estimator):
+class VIMCO(IWAE):
     """L_K(x) = E log (1/K) sum_k w_k, as `iwae`, for latents that are not reparameterized:
 
         d L_K / d phi = E[sum_k (L - L_{-k}) d log q(z_k | x) / d phi + sum_k w~_k d log w_k / d phi],
@@ -33,14 +33,6 @@ class VIMCO(Estimator):
     """
 
     needs = Needs(weights=True)
-    claims = Claims(bound="lower")
-
-    def __init__(self, particles: int = 5, beta: float = 1.0, sites: Mapping[str, str] | None = None):
-        super().__init__(particles, sites)
-        self.beta = beta
-
-    def targets(self) -> Mapping[str, Functional]:
-        return dict.fromkeys(("bound", "model", "guide"), log_mean_exp)
 
     def objective(self, terms: Terms, knobs: Knobs) -> Objective:
         beta = knob(knobs, "beta", self.beta)
@@ -50,8 +42,8 @@ class VIMCO(Estimator):
         signal = (optimized - without_own(log_weight.detach())).detach()
         surrogate = torch.zeros_like(optimized)
         for site in terms.sites.values():
-            if site.how == "score" and site.log_q is not None:
-                surrogate = surrogate + (signal * site.log_q).sum(0)
+            if site.how == "score" and site.law is not None:
+                surrogate = surrogate + (signal * site.law).sum(0)
         loss = -(optimized + surrogate - surrogate.detach()).mean()
         return Objective(log_mean_exp((log_likelihood + log_ratio).detach()), {"all": loss})
 
@@ -66,13 +58,9 @@ def without_own(log_weight: Float[Tensor, "K B"]) -> Float[Tensor, "K B"]:
     particles = len(log_weight)
     if particles == 1:
         return -torch.ones_like(log_weight)
-    # Sums from both sides leave the own weight out without subtracting it.
-    empty = torch.full_like(log_weight[:1], -math.inf)
-    before = torch.cat([empty, log_weight.logcumsumexp(0)[:-1]])
-    after = torch.cat([log_weight.flip(0).logcumsumexp(0).flip(0)[1:], empty])
     zero = torch.zeros_like(log_weight[:1])
     below = torch.cat([zero, log_weight.cumsum(0)[:-1]])
     above = torch.cat([log_weight.flip(0).cumsum(0).flip(0)[1:], zero])
     geometric = (below + above) / (particles - 1)
-    found = torch.logaddexp(torch.logaddexp(before, after), geometric) - math.log(particles)
+    found = torch.logaddexp(log_sum_of_others(log_weight), geometric) - math.log(particles)
     return torch.where(found == -math.inf, torch.zeros_like(found), found)

@@ -20,8 +20,8 @@ from torch.distributions import Distribution
 
 from ppvae.built import Built
 from ppvae.drawing import Drawn
-from ppvae.estimators.relaxations import innermost
 from ppvae.terms import Terms
+from ppvae.wrapped import innermost
 
 MAX_NODES = 4096
 DISCRETE = ("Bernoulli", "Categorical", "OneHotCategorical")
@@ -129,18 +129,24 @@ def product(built: Built, batch: Mapping[str, Tensor], found: list[Place], point
     terms = at(built, batch, where)
     for place in found:
         if place.values is not None:
-            log_q = terms.sites[place.name].log_q
-            assert log_q is not None
-            log_prob = log_prob + log_q
+            law = terms.sites[place.name].law
+            assert law is not None
+            log_prob = log_prob + law
     return Nodes(terms.log_weight, log_prob.exp().expand_as(terms.log_weight))
 
 
 def scattered(
     built: Built, batch: Mapping[str, Tensor], found: list[Place], particles: int, draws: int, seed: int
 ) -> Tensor:
-    """log w, (K, N, B), at N scrambled Sobol points of the noise of K draws (Owen 1997)."""
-    size = reals(found)
-    engine = torch.quasirandom.SobolEngine(particles * size, scramble=True, seed=seed)
+    """log w, (K, N, B), at N scrambled Sobol points of the noise of K draws (Owen 1997).
+
+    Raises:
+        Unknown: there are no Sobol points of so many dimensions.
+    """
+    size, engine = reals(found), torch.quasirandom.SobolEngine
+    if particles * size > engine.MAXDIM:
+        raise Unknown(f"{particles} draws of {size} reals are too many for Sobol points, use fewer particles")
+    engine = engine(particles * size, scramble=True, seed=seed)
     like = next(iter(batch.values()))
     uniform = engine.draw(draws, dtype=like.dtype).clamp(1e-12, 1 - 1e-12)
     eps = torch.special.ndtri(uniform).reshape(draws * particles, size)

@@ -13,7 +13,7 @@ from ppvae.build import build
 from ppvae.comparison import probe
 from ppvae.comparison.findings import Laboratory
 from ppvae.comparison.participants import seeded
-from ppvae.comparison.references import reference_for, target_of
+from ppvae.comparison.references import Plain, reference_for, target_of
 from ppvae.errors import UsageError
 from ppvae.estimators import ELBO, IWAE, Objective, find
 from ppvae.estimators.functionals import log_mean_exp, mean
@@ -362,6 +362,13 @@ def test_baselines_settle_on_batches_of_their_own():
     assert set(seen[5:]) == {1.0}
 
 
+def test_a_target_weighs_as_many_draws_as_the_estimator_makes():
+    """PIWAE's model climbs the bound of groups times particles draws."""
+    built, batch = build(MLP_VAE, dataset(bits(6))), bits(6)
+    found = probe(built, batch, {"piwae": find("piwae:particles=2,groups=3")}, repeats=8).probes[0]
+    assert found.groups["model"].target == "importance-weighted bound, K = 6"
+
+
 def test_the_scheduled_knobs_are_those_of_the_step():
     class Warmed(ELBO):
         def schedule(self, step):
@@ -383,6 +390,91 @@ def test_what_one_refuses_the_others_do_not_suffer():
     assert found["iwae"].groups == {}
     assert found["elbo"].refused is None
     assert found["elbo"].groups["guide"].variance.value > 0
+
+
+class Unfinite(ELBO):
+    """The first three gradients of every four that it is asked for are numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def objective(self, terms, knobs):
+        self.calls += 1
+        found = super().objective(terms, knobs)
+        return dataclasses.replace(
+            found, losses={"all": found.losses["all"] * (math.nan if self.calls % 4 == 0 else 1.0)}
+        )
+
+
+class Raising(ELBO):
+    """Raises in the call after so many."""
+
+    def __init__(self, after: int = 0, error: type[BaseException] = ValueError):
+        super().__init__()
+        self.after, self.error = after, error
+
+    def objective(self, terms, knobs):
+        self.after -= 1
+        if self.after < 0:
+            raise self.error("I am\nbroken")
+        return super().objective(terms, knobs)
+
+
+def test_a_gradient_that_is_not_finite_is_no_gradient_without_bias():
+    found = probe(
+        gaussian_toy(*GUIDE_B), ones(2), {"broken": Unfinite(), "endless": ELBO(beta=math.inf)}, repeats=12
+    ).probes
+    assert [p.groups for p in found] == [{}, {}]
+    assert [p.line for p in found] == [
+        "failed: its gradient of the guide is not finite (3 of 12 repeats)",
+        "failed: its gradient of the guide is not finite (12 of 12 repeats)",
+    ]
+
+
+@pytest.mark.parametrize("after", [0, 2, 6, 10])
+def test_what_one_raises_the_others_do_not_suffer(after):
+    """In its first look, while the clock warms up, in the first half of the repeats and in the second."""
+    built, batch = gaussian_toy(*GUIDE_B), ones(1)
+    alone = probe(built, batch, {"elbo": ELBO()}, repeats=8).probes[0]
+    broken, elbo = probe(built, batch, {"broken": Raising(after), "elbo": ELBO()}, repeats=8).probes
+    assert broken.failed is not None
+    assert broken.failed.startswith(f"{__file__}:")
+    assert broken.failed.endswith(": ValueError: I am")
+    assert broken.groups == {}
+    assert timeless(dataclasses.asdict(elbo)) == timeless(dataclasses.asdict(alone))
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_is_no_error_of_an_estimator(stop):
+    with pytest.raises(stop):
+        probe(gaussian_toy(*GUIDE_B), ones(1), {"broken": Raising(6, stop)}, repeats=8)
+
+
+def test_with_a_traceback_wanted_the_error_goes_up(monkeypatch):
+    monkeypatch.setenv("PPVAE_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="I am"):
+        probe(gaussian_toy(*GUIDE_B), ones(1), {"broken": Raising()}, repeats=8)
+
+
+@pytest.mark.parametrize("after", [0, 6])
+def test_a_truth_that_cannot_be_had_is_told(after, monkeypatch):
+    """Before and after the directions are learnt."""
+    calls = []
+
+    def short(self, terms, knobs):
+        calls.append(1)
+        if len(calls) > after:
+            raise MemoryError("no memory")
+        return real(self, terms, knobs)
+
+    real = Plain.objective
+    monkeypatch.setattr(Plain, "objective", short)
+    found = probed(gaussian_toy(*GUIDE_B), ones(1), "iwae:k=2", repeats=8)["iwae:k=2"].groups["guide"]
+    assert found.variance.value > 0
+    assert (found.bias, found.z, found.reference) == (None, None, None)
+    assert found.without.startswith("its truth failed: ")
+    assert found.without.endswith("MemoryError: no memory")
 
 
 def test_too_few_repeats():

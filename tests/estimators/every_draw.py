@@ -81,7 +81,7 @@ def probability(terms: Terms, supports: dict[str, Support]) -> Tensor:
         if isinstance(support, Noise):
             log_q = log_q - terms.particles * terms.rows * math.log(len(support))
         else:
-            log_q = log_q + torch.as_tensor(terms.sites[name].log_q).sum()
+            log_q = log_q + torch.as_tensor(terms.sites[name].law).sum()
     return log_q.exp()
 
 

@@ -327,7 +327,8 @@ def test_a_relaxed_latent_beside_an_enumerated_one():
     built = layers()
     objective = find("enumeration:z2=gumbel").estimate(built, rows())
     objective.losses["all"].backward()
-    assert objective.bound.isfinite().all()
+    assert objective.bound is None  # of a point between the values
+    assert objective.losses["all"].isfinite()
     assert find("enumeration:z2=gumbel").score(built, rows(), {}).particles == 4
 
 

@@ -55,19 +55,56 @@ def test_discrepancy_of_two_gaussians():
 
 
 def test_pairs_are_counted_by_hand():
-    """Exact to 1e-12: the mean over pairs of codes of different rows, over different prior draws, and over
-    all pairs between them."""
+    """Exact to 1e-12: means over pairs of different rows, among codes, among prior draws and between them."""
     z, y, length = torch.randn(3, 2, 4), torch.randn(3, 2, 4), 1.7
 
     def kernel(a, b):
         return (-((a - b) ** 2).sum() / (2 * length**2)).exp()
 
     rows, codes, prior = [0, 0, 1, 1, 2, 2], z.reshape(6, 4), y.reshape(6, 4)
-    zz = [kernel(codes[i], codes[j]) for i in range(6) for j in range(6) if rows[i] != rows[j]]
-    yy = [kernel(prior[i], prior[j]) for i in range(6) for j in range(6) if i != j]
-    zy = [kernel(codes[i], prior[j]) for i in range(6) for j in range(6)]
+    pairs = [(i, j) for i in range(6) for j in range(6) if rows[i] != rows[j]]
+    zz = [kernel(codes[i], codes[j]) for i, j in pairs]
+    yy = [kernel(prior[i], prior[j]) for i, j in pairs]
+    zy = [kernel(codes[i], prior[j]) for i, j in pairs]
     wanted = sum(zz) / len(zz) + sum(yy) / len(yy) - 2 * sum(zy) / len(zy)
     torch.testing.assert_close(squared_mmd(z, y, length), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_codes_far_from_zero_do_not_cancel():
+    """float32, the same cloud 10,000 away: within 1e-3 of the value in float64."""
+    z, y = torch.randn(64, 1, 2, dtype=torch.float64), torch.randn(64, 1, 2, dtype=torch.float64)
+    near = squared_mmd(z, y, 1.5)
+    far = squared_mmd((z + 1e4).float(), (y + 1e4).float(), 1.5)
+    assert (far.double() - near).abs() < 1e-3
+
+
+def test_no_bias_where_the_prior_depends_on_a_condition():
+    """The guide is the prior, N(5 y, .1^2), y in {0, 1}: 300 batches of 4, seed 0, mean within 3 standard
+    errors of 0."""
+
+    class Model(nn.Module):
+        def forward(self, x=None, y=None, *, n=None):
+            with pyro.plate("data", n if x is None else len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(5 * y, 0.1))
+                return pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    class Guide(nn.Module):
+        def __init__(self, model=None):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(0.1))
+
+        def forward(self, x, y, *, n=None):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(5 * y, self.scale))
+
+    built = build(Pair(model=Model, guide=Guide, data=None, conditions=("y",)))
+    torch.manual_seed(0)
+    found = []
+    with torch.no_grad(), pyro.validation_enabled(False):
+        for _ in range(300):
+            y = torch.randint(2, (4,)).to(torch.get_default_dtype())
+            found.append(MMD(2).estimate(built, {"x": 5 * y, "y": y}).metrics["mmd"])
+    assert z_score(torch.stack(found), 0.0).abs() < 3
 
 
 def test_no_bias_with_two_rows():
