@@ -29,7 +29,7 @@ def lesson(path: Path) -> str:
     return "\n\n".join(
         [
             f"## {path.stem[:2]}. {title.rstrip('.')}",
-            re.sub(r"(?m)^    (?=\S)", "    ", text.strip()),
+            text.strip("\n"),
             f"[The lesson](../examples/{path.name}).",
             f"```text\n{ran.stdout.strip()}\n```",
             f"![What the lesson draws](../examples/{path.stem}.png)",

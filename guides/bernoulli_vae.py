@@ -52,7 +52,7 @@ PAIR = Pair(
     guide=FactorizedBernoulli,
     data="digits",
     discrete={"z": "score"},
-    train={"estimator": "disarm", "epochs": 30, "schedule": "cosine"},
+    train={"estimator": "gumbel:temperature=0.5", "epochs": 40, "schedule": "cosine"},
     latent="z: 200 bits, factorized",
     reference="Mnih & Gregor (2014), Neural Variational Inference and Learning, arXiv:1402.0030",
 )

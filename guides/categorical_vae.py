@@ -52,7 +52,7 @@ PAIR = Pair(
     guide=FactorizedCategorical,
     data="digits",
     discrete={"z": "score"},
-    train={"estimator": "gumbel", "epochs": 30, "schedule": "cosine"},
+    train={"estimator": "gumbel:temperature=0.5", "epochs": 40, "schedule": "cosine"},
     latent="z: 20 choices of 10, factorized",
     reference="Jang, Gu & Poole (2017), Categorical Reparameterization with Gumbel-Softmax, arXiv:1611.01144",
 )

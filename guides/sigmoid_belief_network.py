@@ -51,7 +51,7 @@ PAIR = Pair(
     guide=Mirror,
     data="digits",
     discrete={"z*": "score"},
-    train={"estimator": "vimco:particles=5", "epochs": 20, "schedule": "cosine"},
+    train={"estimator": "disarm", "epochs": 30, "schedule": "cosine"},
     latent="z1, z2: 200 bits each, factorized given the layer below",
     reference="Neal (1992), Connectionist Learning of Belief Networks, Artificial Intelligence 56",
 )
