@@ -18,10 +18,7 @@ from torch import Tensor
 
 from ppvae.drawing import Draw, Drawn
 from ppvae.errors import PairError
-from ppvae.shapes import Float
-from ppvae.terms import Terms
 from ppvae.tracing import DATA_PLATE, sample_sites
-from ppvae.wrapped import is_point
 
 
 def dreamed(
@@ -94,28 +91,3 @@ def at_dreamed(latents: Mapping[str, Tensor]) -> Draw:
         return Drawn(value, "score")
 
     return draw
-
-
-def log_guide(terms: Terms) -> Float[Tensor, "K B"]:
-    """log q(z | x): all that the guide drew, in nats per datum; differentiable in the guide alone.
-
-    Raises:
-        PairError: a latent is a point, or summed out in the guide, of which there is no density at a dream.
-    """
-    total = terms.like.new_zeros(terms.particles, terms.rows)
-    for site in terms.of("local", "bound"):
-        if site.q is None:
-            continue
-        if site.name in terms.expected:
-            raise PairError(
-                f"the guide enumerates {site.name!r}, which leaves no log q of a draw: leave it out of the "
-                "guide, so that the model sums it out"
-            )
-        if site.how == "relaxed" or is_point(site.q):
-            raise PairError(
-                f"latent {site.name!r} is drawn as a relaxation or a point, which has no log q: "
-                "draw it from its distribution, or use elbo"
-            )
-        assert site.log_q is not None
-        total = total + site.log_q
-    return total

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from ppvae.build import build
-from ppvae.dreaming import log_guide
 from ppvae.errors import PairError
+from ppvae.estimators.path_derivative import log_guide
+from ppvae.estimators.rws import refuse_without_density
 from ppvae.pair import Pair
 from tests.test_proof_pairs import make
 from tests.toys import (
@@ -222,6 +223,6 @@ def test_refuses_a_guide_without_a_density_at_the_dream():
     with pytest.raises(PairError, match=r"'z' has shape \(4,\) in a dream and \(4, 3\) in the guide"):
         dream(gaussian_model, Wide)
     with pytest.raises(PairError, match="relaxation or a point"):
-        log_guide(build(Pair(model=gaussian_model, guide=Point, data=None)).dream(ones(4)))
+        refuse_without_density(build(Pair(model=gaussian_model, guide=Point, data=None)).dream(ones(4)))
     with pytest.raises(PairError, match="the guide enumerates 'z'"):
-        log_guide(bernoulli_toy(how="enumerate").score(ones(4)))
+        refuse_without_density(bernoulli_toy(how="enumerate").score(ones(4)))

@@ -6,16 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
-from ppvae.dreaming import log_guide
 from ppvae.errors import PairError
 from ppvae.estimators import sites as per_site
 from ppvae.estimators.base import Claims, Estimator, Functional, Knobs, Needs, knob
 from ppvae.estimators.functionals import log_mean_exp
 from ppvae.estimators.objective import Objective
-from ppvae.shapes import Float
+from ppvae.estimators.path_derivative import log_guide, log_model
 from ppvae.terms import Terms
+from ppvae.wrapped import is_point
 
 
 @dataclasses.dataclass
@@ -68,10 +66,14 @@ class RWS(Estimator):
         asleep = self.sleep > 0 or "sleep" in knobs
         return WakeAndSleep(**vars(terms), dream=dreams(self, scorer, batch) if asleep else None)
 
+    def refuse(self, terms: Terms) -> None:
+        super().refuse(terms)
+        refuse_without_density(terms)
+
     def objective(self, terms: Terms, knobs: Knobs) -> Objective:
         log_weight, log_q = terms.log_weight.detach(), log_guide(terms)
         weight = log_weight.softmax(0)
-        model = -(weight * log_joint(terms)).sum(0).mean()
+        model = -(weight * log_model(terms)).sum(0).mean()
         guide = -(weight * log_q).sum(0).mean()
         found = {}
         if isinstance(terms, WakeAndSleep) and terms.dream is not None:
@@ -82,16 +84,22 @@ class RWS(Estimator):
         return Objective(log_mean_exp(log_weight), {"all": model + guide}, found)
 
 
-def log_joint(terms: Terms) -> Float[Tensor, "K B"]:
-    """log p(x, z) at the draws of the guide; what the model sums out is summed out.
-
-    Scored with leaves it is differentiable in the model alone.
-    """
-    total = terms.log_likelihood
+def refuse_without_density(terms: Terms) -> None:
+    """Raise PairError for a latent without a density log q at a dream: a point, a relaxation, or one that is
+    summed out in the guide."""
     for site in terms.of("local", "bound"):
-        # Of a latent that the model enumerates, log q is its exact posterior, part of the marginal.
-        total = total + (site.log_p if site.q is not None else site.log_ratio)
-    return total
+        if site.q is None:
+            continue
+        if site.name in terms.expected:
+            raise PairError(
+                f"the guide enumerates {site.name!r}, which leaves no log q of a draw: leave it out of the "
+                "guide, so that the model sums it out"
+            )
+        if site.how == "relaxed" or is_point(site.q):
+            raise PairError(
+                f"latent {site.name!r} is drawn as a relaxation or a point, which has no log q: "
+                "draw it from its distribution, or use elbo"
+            )
 
 
 def dreams(estimator: Estimator, scorer: Any, batch: Mapping[str, Any]) -> Terms:

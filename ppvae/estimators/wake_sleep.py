@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ppvae.dreaming import log_guide
 from ppvae.errors import PairError
 from ppvae.estimators.base import Claims, Estimator, Functional, Knobs, Needs
 from ppvae.estimators.functionals import mean
 from ppvae.estimators.objective import Objective
-from ppvae.estimators.rws import WakeAndSleep, dreams, log_joint
+from ppvae.estimators.path_derivative import log_guide, log_model
+from ppvae.estimators.rws import WakeAndSleep, dreams, refuse_without_density
 from ppvae.terms import Terms
 
 
@@ -41,6 +41,7 @@ class WakeSleep(Estimator):
 
     def refuse(self, terms: Terms) -> None:
         super().refuse(terms)
+        refuse_without_density(terms)
         if terms.has_global:
             shared = next(s.name for s in terms.sites.values() if s.log_p.dim() == 1)
             raise PairError(f"WakeSleep takes local latents, but {shared!r} is shared by all data: use elbo")
@@ -48,7 +49,6 @@ class WakeSleep(Estimator):
     def objective(self, terms: Terms, knobs: Knobs) -> Objective:
         assert isinstance(terms, WakeAndSleep)
         assert terms.dream is not None
-        log_guide(terms)  # refuses what has no log q
         sleep = -log_guide(terms.dream).mean()
-        loss = -log_joint(terms).mean() + sleep
+        loss = -log_model(terms).mean() + sleep
         return Objective(terms.log_weight.detach().mean(0), {"all": loss}, {"sleep": sleep.detach()})
