@@ -21,6 +21,7 @@ from ppvae.errors import PairError, UsageError
 from ppvae.estimators.base import Estimator
 from ppvae.estimators.gradients import group_gradients
 from ppvae.local_params import name_of
+from ppvae.looking import looking
 
 
 def make_optimizer(
@@ -126,8 +127,7 @@ class PyroStep:
 
     def _make(self, inputs: Mapping[str, Tensor], rows: int) -> pyro.infer.SVI:
         """Refuse what SVI would get silently wrong: a name for two parameters, global latents, penalties."""
-        look = self.built.in_eval_mode  # no BatchNorm takes the look for a step
-        with torch.random.fork_rng(devices=[]), poutine.block(), self.store.scope(), look():
+        with looking(self.built), torch.enable_grad(), poutine.block(), self.store.scope():
             guide = poutine.trace(self.built.run_guide).get_trace(**inputs)
             model = poutine.trace(poutine.replay(self.built.run_model, trace=guide)).get_trace(**inputs)
         both = set(_parameters(guide)) & set(_parameters(model))
@@ -136,7 +136,7 @@ class PyroStep:
                 f"model and guide both own a parameter {min(both)!r}, which Pyro's store would take for one: "
                 "rename the attribute, or use engine=eager"
             )
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), look():
+        with looking(self.built):
             terms = self.built.score(inputs)
         if inputs and terms.has_global and not terms.subsampled:
             raise PairError(

@@ -7,13 +7,11 @@ particles do run at once.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -21,6 +19,7 @@ from ppvae.built import mixes_particles
 from ppvae.drawing import Draw, Drawn
 from ppvae.errors import PairError
 from ppvae.estimators.relaxations import kind_of
+from ppvae.looking import looking
 from ppvae.terms import Site, Terms
 
 
@@ -101,10 +100,7 @@ def look(
         found.discrete[latent] = q
         return dataclasses.replace(made, value=_flipped(made.value, kind_of(q, latent))) if flip else made
 
-    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    quiet = getattr(scorer, "in_eval_mode", contextlib.nullcontext)
-    with torch.random.fork_rng(devices=cuda), torch.no_grad(), quiet():
-        torch.manual_seed(0)
+    with looking(scorer):
         terms = scorer.score(batch, 1, draw=spy, **options)
     if terms.expected:
         raise PairError(

@@ -20,6 +20,7 @@ from ppvae.estimators.functionals import mean
 from ppvae.estimators.layout import Laid, Layout, refuse_one_by_one
 from ppvae.estimators.objective import Objective
 from ppvae.estimators.states import count_states
+from ppvae.looking import looking
 from ppvae.shapes import Float
 from ppvae.terms import Site, Terms
 from ppvae.wrapped import unmasked
@@ -86,11 +87,8 @@ class Enumeration(Estimator):
             seen[name] = q
             return None
 
-        device = getattr(scorer, "device", None)
-        cuda = [device] if device is not None and device.type == "cuda" else []
-        resting = getattr(scorer, "in_eval_mode", contextlib.nullcontext)  # a look is no training step
         # The model may refuse, for a latent that it sums out itself: the guide was seen all the same.
-        with torch.no_grad(), torch.random.fork_rng(devices=cuda), contextlib.suppress(PairError), resting():
+        with looking(scorer), contextlib.suppress(PairError):
             scorer.score(batch, 1, enumerated=(), draw=watch)
         discrete = {name: q for name, q in seen.items() if self._is_laid_out(name, q)}
         states = {name: count_states(q, name) for name, q in discrete.items()}

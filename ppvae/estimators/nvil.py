@@ -15,6 +15,7 @@ from ppvae.estimators.base import Claims, Knobs, knob
 from ppvae.estimators.elbo import ELBO
 from ppvae.estimators.objective import Objective
 from ppvae.estimators.provenance import independent_of
+from ppvae.looking import looking
 from ppvae.nets import MLP
 from ppvae.shapes import Float
 from ppvae.terms import Site, Terms
@@ -77,9 +78,7 @@ class NVIL(ELBO):
         inputs = built.inputs(batch)
         kept = (*built.pair.observed, *built.pair.conditions)
         self.fields = tuple(name for name in inputs if name in kept)
-        cuda = [built.device] if built.device is not None and built.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), built.in_eval_mode(), torch.no_grad():
-            torch.manual_seed(0)  # the first weights depend on nothing but the sizes
+        with looking(built):  # the first weights depend on nothing but the sizes
             terms = self.score(built, batch, {})
             self.names = tuple(site.name for site in _scored(terms))
             features = self._features(terms)

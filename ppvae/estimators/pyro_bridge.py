@@ -28,6 +28,7 @@ from ppvae.estimators.base import Estimator, Knobs
 from ppvae.estimators.gradients import with_gradients
 from ppvae.estimators.objective import Objective
 from ppvae.local_params import keep_own_parameters
+from ppvae.looking import looking
 from ppvae.scoring import score
 from ppvae.terms import Terms
 from ppvae.tracing import DATA_PLATE
@@ -158,8 +159,7 @@ class PyroLoss(Estimator):
         rows = len(next(iter(inputs.values()))) if inputs else 1
         seen = self._seen.setdefault(built, {})
         if rows not in seen:
-            cuda = [built.device] if built.device is not None and built.device.type == "cuda" else []
-            with torch.random.fork_rng(devices=cuda), torch.no_grad(), built.in_eval_mode():
+            with looking(built):
                 terms = built.score(batch, 1)
             if terms.penalties:
                 raise PairError("Pyro's losses pass penalties by: use elbo for a pair that has some")

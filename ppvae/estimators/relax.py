@@ -14,6 +14,7 @@ from ppvae.estimators import sites as per_site
 from ppvae.estimators.blocks import Signal, look
 from ppvae.estimators.rebar import REBAR
 from ppvae.estimators.relaxations import kind_of, soften
+from ppvae.looking import looking
 from ppvae.nets import MLP
 from ppvae.terms import Site
 from ppvae.wrapped import innermost
@@ -67,9 +68,7 @@ class RELAX(REBAR):
             enumerated=per_site.enumerated(self.sites, built.enumerated),
             draw=self.drawing({}),
         ).discrete
-        cuda = [built.device] if built.device is not None and built.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(0)  # the first weights depend on nothing but the sizes
+        with looking():  # the first weights depend on nothing but the sizes
             for name, q in found.items():
                 kind_of(q, name)
                 logits: Tensor = innermost(q).logits  # type: ignore[attr-defined]

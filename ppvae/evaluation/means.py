@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 
 from ppvae.built import Built
+from ppvae.looking import looking
 from ppvae.terms import Terms
 
 
 @contextmanager
 def evaluating(built: Built, seed: int) -> Iterator[None]:
     """No gradients, eval mode, a seed of its own; training flags and random states are put back after."""
-    devices = [built.device] if built.device is not None and built.device.type == "cuda" else []
-    forked = torch.random.fork_rng(devices=devices)
-    with built.in_eval_mode(), forked, torch.no_grad(), pyro.validation_enabled(False):
-        torch.manual_seed(seed)
+    with looking(built, seed), pyro.validation_enabled(False):
         yield
 
 
