@@ -65,7 +65,8 @@ def gradients(estimator):
 # estimate of a mean as small as this would be noise itself, and show a ratio that is not there.
 log_p = dist.Normal(0.0, math.sqrt(2.0)).log_prob(torch.ones(DIMS)).sum().item()
 print(f"log p(x) = {log_p:.3f} nats, {DIMS} latents, {REPEATS} repeats")
-print(f"{'K':>5} {'L_K':>10} {'|mean|':>10} {'noise: IWAE':>11} {'DReG':>11} {'SNR: IWAE':>9} {'DReG':>9}")
+print(f"{'':>27} {'------ noise ------':>21}  {'------ SNR ------':>19}")
+print(f"{'K':>5} {'L_K':>10} {'|mean|':>10} {'IWAE':>10} {'DReG':>10}  {'IWAE':>9} {'DReG':>9}")
 snr = {"iwae": [], "dreg": []}
 bound = []
 for k in K:
@@ -78,7 +79,7 @@ for k in K:
     bound.append(value)
     noise = [g.std(0).mean().item() for g in (plain, doubly)]
     print(
-        f"{k:>5} {value:>10.4f} {signal.mean():>10.5f} {noise[0]:>11.5f} {noise[1]:>11.5f}"
+        f"{k:>5} {value:>10.4f} {signal.mean():>10.5f} {noise[0]:>10.5f} {noise[1]:>10.5f} "
         f" {ratios[0]:>9.4f} {ratios[1]:>9.4f}"
     )
 

@@ -76,7 +76,7 @@ for name, options in GUIDES.items():
     found = inference_gaps(built, {"x": x}, steps=400, draws=4000)
     gaps = (found.log_p - found.best).mean().item(), (found.best - found.amortized).mean().item()
     measured[name] = gaps
-    print(f"{name:<26}{gaps[0]:>19.3f}{gaps[1]:>19.3f}")
+    print(f"{name:<26}" + "".join(f"{round(gap, 3) + 0.0:>19.3f}" for gap in gaps))  # + 0.0: no -0.000
 
 # %% The truth of the second line: the best diagonal q loses half of (sum log Lambda_ii - log det Lambda).
 precision = Linear().precision().detach()
@@ -91,8 +91,11 @@ values = np.array([measured[name] for name in names])
 axis.barh(names, values[:, 0], color="C0", label="approximation gap")
 axis.barh(names, values[:, 1], left=values[:, 0], color="C1", label="amortization gap")
 axis.axvline(exact, color="0.4", lw=1, ls="--", label="best diagonal, closed form")
-axis.set(xlabel="log p(x) - ELBO, nats", title="one total, two causes")
-axis.legend(fontsize=8)
+for row, total in enumerate(values.sum(1)):
+    axis.text(max(total, 0) + 0.01, row, f"{abs(total):.3f}", va="center", fontsize=8)
+axis.set(xlabel="log p(x) - ELBO, nats", title="one total, two causes", xlim=(0, 0.95))
+axis.set_xticks([0, 0.2, 0.4, 0.6, 0.8])
+figure.legend(fontsize=8, loc="outside lower center", ncols=3)
 figure.savefig(Path(__file__).with_suffix(".png"), dpi=120)
 
 # %% What to remember.

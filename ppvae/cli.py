@@ -43,7 +43,7 @@ Pairs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")]
 
 
 def list_() -> None:
-    """List the pairs and data sets by name."""
+    """List the pairs, estimators and data sets by name."""
     from ppvae import commands
 
     commands.list_pairs()
@@ -426,7 +426,9 @@ def main(argv: list[str] | None = None) -> int:
         print("ppvae: terminated", file=sys.stderr)
         return 143
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
+        if stop.code:  # in code of the user's own; --help ends with 0
+            print(f"ppvae: {_told(stop)}", file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BrokenPipeError:
         return 1
     except Exception as error:
@@ -436,14 +438,15 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """An error that nobody foresaw, most often in a pair of the user's own: its place and its first line."""
-    from ppvae.linter.places import of_exception
+    if isinstance(error, MemoryError) or re.search(r"can't allocate memory|out of memory", str(error)):
+        asked = re.search(r"allocate ([\d.]+ \w+)", str(error))
+        much = f" ({asked[1]} asked for)" if asked else ""
+        return f"out of memory{much}: use fewer particles, or a smaller --batch"
+    from ppvae.linter.places import located
 
-    place = of_exception(error)
-    where = f"{place.file}:{place.line}: " if place.file else ""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{where}{type(error).__name__}: {lines[0]} (for the traceback set PPVAE_TRACEBACK=1)"
+    return f"{located(error)} (for the traceback set PPVAE_TRACEBACK=1)"
 
 
 class _Terminated(BaseException):

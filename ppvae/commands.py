@@ -20,14 +20,20 @@ from ppvae.data import names as data_names
 from ppvae.errors import PPVAEError, RunError, UsageError, nearest
 from ppvae.evaluation import evaluate, evaluating
 from ppvae.evaluation_config import EvaluationConfig
+from ppvae.importing import import_place, split_place
 from ppvae.linter import check
 from ppvae.oracles import examine
+from ppvae.pair import Pair
+from ppvae.reports import measured
+from ppvae.reports.cells import data as counted
 from ppvae.reports.run_report import REPORT, write_report
 from ppvae.runs import Run
 from ppvae.trained import Trained, load
 from ppvae.training import fit
 
 console = Console(highlight=False)
+WIDE = 140
+"""Columns of a terminal on which a reference fits into a line."""
 
 
 @contextlib.contextmanager
@@ -42,12 +48,15 @@ def one_line_warnings() -> Iterator[None]:
 
 
 def list_pairs() -> None:
-    """Print every pair with its latents and reference, and the data sets."""
-    table = Table("pair", "data", "latents", "reference", title="pairs")
+    """Print every pair with its latents, where there is room its reference, the estimators and the data
+    sets."""
+    wide = console.width >= WIDE
+    table = Table("pair", "data", "latents", *["reference"] * wide, title="pairs")
     for name in registry.names():
         pair = registry.find(name)
-        table.add_row(name, pair.data or "-", pair.latent, pair.reference)
+        table.add_row(name, pair.data or "-", pair.latent, *[pair.reference] * wide)
     console.print(table)
+    console.print(f"estimators: {', '.join(estimators.ESTIMATORS)}; or pyro:NAME, or your own, file.py:CLASS")
     console.print(f"data sets: {', '.join(data_names)}; or an .npz file, or a folder of pictures")
 
 
@@ -68,28 +77,39 @@ def _names_estimator(text: str) -> bool:
     """Whether a text names an estimator; what could be a pair is one.
 
     Raises:
-        UsageError: an estimator's name with options that it does not have.
+        UsageError: it names neither.
     """
+    if text in registry.names():
+        return False
     if text.partition(":")[0] in (*estimators.ESTIMATORS, "pyro"):
-        return text not in registry.names()
+        return True
+    place = ":".join(part for part in text.split(":") if "=" not in part)
+    if ":" not in place and not place.endswith(".py"):
+        pairs, ours = registry.names(), list(estimators.ESTIMATORS)
+        raise UsageError(
+            f"no pair and no estimator {place!r}{nearest(place, [*pairs, *ours]) or '.'} Pairs: "
+            f"{', '.join(pairs)}; estimators: {', '.join(ours)}; your own are found as file.py:NAME"
+        )
+    source, attribute = split_place(place, "PAIR")
     try:
-        registry.find(text)
-    except UsageError:
-        pass
+        module = import_place(source)
+    except PPVAEError:
+        raise
     except Exception:  # in the user's file, which the linter reports with its line
         return False
-    else:
-        return False
-    close = nearest(text, [*registry.names(), *estimators.ESTIMATORS])
-    if close and close == nearest(text, estimators.ESTIMATORS):
-        estimators.find(text)  # raises with the nearest name
-    place = ":".join(part for part in text.split(":") if "=" not in part)
-    try:
-        estimators.find(place)
-    except UsageError:
-        return False
-    estimators.find(text)
-    return True
+    found = getattr(module, attribute, None)
+    if isinstance(found, Pair) or _is_estimator(found):
+        return not isinstance(found, Pair)
+    pairs = [name for name, value in vars(module).items() if isinstance(value, Pair)]
+    own = [n for n, v in vars(module).items() if _is_estimator(v) and v.__module__ == module.__name__]
+    raise UsageError(
+        f"{source} has no pair and no estimator {attribute!r}{nearest(attribute, [*pairs, *own]) or '.'} "
+        f"Its pairs: {', '.join(pairs) or 'none'}; its estimators: {', '.join(own) or 'none'}"
+    )
+
+
+def _is_estimator(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, estimators.Estimator)
 
 
 def check_pair(
@@ -258,9 +278,9 @@ def results_table(trained: Trained, results: dict[str, Any]) -> Table:
     k, n = results["k"], results["n"]
     others = ", a sample of the elbo's" if n != results["n_elbo"] else ""
     rows = [
-        ("elbo", "elbo", f"nats per datum, {results['n_elbo']} data"),
-        ("log p(x)", "log_likelihood", f"nats per datum, K = {k}, {n} data{others}"),
-        ("bits per dimension", "bits_per_dim", f"bits, K = {k}, {n} data"),
+        ("elbo", "elbo", f"nats per datum, {counted(results['n_elbo'])}"),
+        ("log p(x)", "log_likelihood", f"nats per datum, K = {k}, {counted(n)}{others}"),
+        ("bits per dimension", "bits_per_dim", f"bits, K = {k}, {counted(n)}"),
         ("rate", "rate", "nats per datum"),
         ("distortion", "distortion", "nats per datum"),
         ("active units", "active_units", "latent dimensions"),
@@ -272,9 +292,7 @@ def results_table(trained: Trained, results: dict[str, Any]) -> Table:
         elif isinstance(value, int):
             table.add_row(label, str(value), unit)
         else:
-            digits = 4 if key == "bits_per_dim" else 2
-            spread = "" if error is None else f" ± {_number(error, digits)}"
-            table.add_row(label, _number(value, digits) + spread, unit)
+            table.add_row(label, measured(value, error), unit)
     for row in _trust_rows(results):
         table.add_row(*row)
     return table
@@ -287,28 +305,21 @@ def _trust_rows(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         size = results["effective_sample_size"]["quantiles"].get("0.5")
         shown = "-" if share is None else f"{100 * share:.1f} %"
         worth = "" if size is None else f"; half are worth {size:.3g} draws or fewer"
-        yield f"k-hat above {found['above']}", shown, f"of {results['n']} data{worth}"
+        yield f"k-hat above {found['above']}", shown, f"of {counted(results['n'])}{worth}"
     if found := results.get("calibration"):
-        verdict = "passed" if found["passed"] else "failed"
+        verdict = "not seen to fail" if found["passed"] else "failed"
         yield "calibration", verdict, f"{found['failing']} of {found['ranked']} ranks not uniform"
     if found := results.get("ais"):
-        yield _row("log p(x), annealed", found, "ais_lower", f"nats per datum, {found['n']} data")
+        yield _row("log p(x), annealed", found, "ais_lower", f"nats per datum, {counted(found['n'])}")
         if found["bdmc_gap"] is not None:
             yield _row("upper - lower", found, "bdmc_gap", "nats per datum, annealed from both sides")
     if found := results.get("gaps"):
         for name in ("approximation", "amortization"):
-            yield _row(f"{name} gap", found, f"{name}_gap", f"nats per datum, {found['n']} data")
+            yield _row(f"{name} gap", found, f"{name}_gap", f"nats per datum, {counted(found['n'])}")
 
 
 def _row(label: str, found: dict[str, Any], name: str, unit: str) -> tuple[str, str, str]:
-    error = found[f"{name}_stderr"]
-    return label, _number(found[name], 2) + ("" if error is None else f" ± {_number(error, 2)}"), unit
-
-
-def _number(value: float, digits: int) -> str:
-    """Four digits where there are more than six before the point; zero has no sign."""
-    text = f"{value:.4g}" if abs(value) > 1e6 else f"{value:.{digits}f}"
-    return text if text.strip("-0.") else text.lstrip("-")
+    return label, measured(found[name], found[f"{name}_stderr"]), unit
 
 
 def _summary(trained: Trained, results: dict[str, Any] | None, seconds: float) -> None:

@@ -17,6 +17,10 @@ class PairError(PPVAEError):
     """A model and a guide that do not fit each other, or their data."""
 
 
+class EstimatorError(PairError):
+    """An estimator that does not do what estimators do, whatever the pair."""
+
+
 class DataError(PPVAEError):
     """Data that cannot be had, read or used."""
 
@@ -26,8 +30,9 @@ class RunError(PPVAEError):
 
 
 def nearest(name: str, names) -> str:
-    """`", did you mean 'x'?"` for the nearest of `names`, or the empty string."""
+    """`", did you mean 'x'?"` for the nearest of `names`, or the empty string; case does not matter."""
     import difflib
 
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
+    known = {known.casefold(): known for known in names}
+    close = difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.55)
+    return f", did you mean {known[close[0]]!r}?" if close else ""

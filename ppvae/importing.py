@@ -25,7 +25,7 @@ def import_place(place: str) -> ModuleType:
     """Import a file or a module.
 
     Raises:
-        UsageError: there is none, or it exits when it is imported.
+        UsageError: there is none, or it exits when it is imported, or it is no Python.
     """
     return _import_file(place) if place.endswith(".py") else _import_module(place)
 
@@ -48,6 +48,9 @@ def _import_file(place: str) -> ModuleType:
     except SystemExit as stop:
         del sys.modules[module_name]
         raise _exits(place, stop) from None
+    except SyntaxError as error:
+        del sys.modules[module_name]
+        raise _unread(place, error) from error
     except BaseException:
         del sys.modules[module_name]
         raise
@@ -60,11 +63,17 @@ def _exits(place: str, stop: SystemExit) -> UsageError:
     )
 
 
+def _unread(place: str, error: SyntaxError) -> UsageError:
+    return UsageError(f"{error.filename or place}:{error.lineno}: {error.msg}: mend that line")
+
+
 def _import_module(place: str) -> ModuleType:
     try:
         return importlib.import_module(place)
     except SystemExit as stop:
         raise _exits(place, stop) from None
+    except SyntaxError as error:
+        raise _unread(place, error) from error
     except ModuleNotFoundError as error:
         raise UsageError(
             f"cannot import {place!r} ({error}): is it installed, and spelt module:NAME?"

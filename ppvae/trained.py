@@ -233,7 +233,9 @@ def load(
     materialize(built, dataset)
     last = checkpoint.latest(opened.checkpoints)
     if last is None:
-        raise RunError(f"run {opened.path} has no checkpoint that verifies: train again")
+        other = opened.newest_trained()
+        hint = "" if other is None else f", or take {other}, the newest run beside it that has one"
+        raise RunError(f"run {opened.path} has no checkpoint that verifies: train again{hint}")
     tensors, state = checkpoint.load(last)
     restore_parameters(built, tensors, str(last), prefix="best." if state.get("best") else "pair.")
     built.eval()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
-from ppvae import TrainConfig, cli, registry
+from ppvae import TrainConfig, cli, commands, registry
 from ppvae.cli import COMMANDS, main, read_recipe, values
 from ppvae.errors import UsageError
+from ppvae.estimators import ESTIMATORS
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--steps", "5", "--batch", "50", "--eval-k", "10", "--eval-n", "20", "--no-check"]
@@ -104,8 +106,16 @@ def test_version(capsys):
 def test_list(capsys):
     status, out, _ = said(capsys, "list")
     assert status == 0
-    for name in [*registry.names(), "digits", "mnist"]:
+    for name in [*registry.names(), *ESTIMATORS, "digits", "mnist"]:
         assert name in out
+    assert "Tipping & Bishop (1999)" in out
+
+
+def test_list_gives_a_pair_few_lines_where_there_is_little_room(capsys, monkeypatch):
+    monkeypatch.setattr(commands.console, "width", 80)
+    _, out, _ = said(capsys, "list")
+    assert "Tipping" not in out
+    assert len(out.splitlines()) < 45
 
 
 def test_check_says_0_or_1(capsys, tmp_path):
@@ -362,7 +372,7 @@ def test_an_evaluation_of_older_parameters_does_not_stay(capsys):
         ("trian ppca", 2, "no command 'trian', did you mean 'train'? There are: list, check, train"),
         ("xyzzy", 2, "no command 'xyzzy'. There are: list, check, train"),
         ("train ppcaa", 2, "no pair 'ppcaa', did you mean 'ppca'?"),
-        ("check ppcaa", 2, "no pair 'ppcaa', did you mean 'ppca'?"),
+        ("check ppcaa", 2, "no pair and no estimator 'ppcaa', did you mean 'ppca'?"),
         (
             "train ppca --epoch 3",
             2,
@@ -370,6 +380,12 @@ def test_an_evaluation_of_older_parameters_does_not_stay(capsys):
         ),
         ("train ppca --no-chek", 2, "train has no option --no-chek, did you mean '--no-check'?"),
         ("evaluate latest --kk=3", 2, "evaluate has no option --kk"),
+        ("evaluate latest --foo 3", 2, "evaluate has no option --foo. See ppvae evaluate --help"),
+        (
+            "train ppca --estimator gumbel:temperature=0.05",
+            2,
+            "least=0.1 must lie above 0 and not above temperature=0.05: give temperature=0.05,least=0.05",
+        ),
         ("train", 2, "ppvae train needs PAIR: A name"),
         ("train ppca vae", 2, "Unrecognized options: vae; see ppvae train --help"),
         ("train ppca --data digts", 2, "no data set 'digts', did you mean 'digits'?"),
@@ -469,7 +485,18 @@ def test_a_checkpoint_that_is_damaged(capsys):
         path.write_bytes(path.read_bytes()[:-7])
     with pytest.warns(UserWarning, match="is truncated"):
         status, line = refused(capsys, "evaluate", "latest")
-    assert (status, "no checkpoint that verifies: train again" in line) == (1, True)
+    assert (status, line.endswith("no checkpoint that verifies: train again")) == (1, True)
+
+
+def test_a_run_without_a_checkpoint_names_the_newest_that_has_one(capsys):
+    said(capsys, "train", "ppca", *QUICK, "--eval-k", "0")
+    first = only_run()
+    said(capsys, "train", "ppca", *QUICK, "--eval-k", "0")
+    for path in Path("runs/latest/checkpoints").iterdir():
+        shutil.rmtree(path)
+    status, line = refused(capsys, "evaluate", "latest")
+    assert status == 1
+    assert line.endswith(f"train again, or take {first.name}, the newest run beside it that has one")
 
 
 OWN = """
@@ -544,6 +571,38 @@ def test_an_error_while_the_users_file_is_imported_has_its_place(command, capsys
     status, line = refused(capsys, *argv)
     assert status == 1
     assert "own.py:3: AttributeError: " in line
+
+
+def test_a_pair_without_data_is_told_so(capsys, tmp_path):
+    (tmp_path / "own.py").write_text(OWN.replace('data="ppca_toy"', "data=None"))
+    for argv in ([], ["--no-check"]):
+        status, line = refused(capsys, "train", "own.py:PAIR", *argv)
+        assert status == 1
+        assert "the pair has no data, but a field 'x'" in line
+        assert "--data NAME" in line
+
+
+@pytest.mark.parametrize(("end", "status"), [("SystemExit(3)", 3), ("SystemExit('over')", 1)])
+def test_code_of_the_users_own_that_exits_is_named(end, status, capsys, tmp_path):
+    (tmp_path / "own.py").write_text(OWN.replace("# HERE", f"raise {end}"))
+    found, _, err = said(capsys, "train", "own.py:PAIR", "--no-check")
+    assert found == status
+    assert f"own.py:{OWN[: OWN.index('# HERE')].count(chr(10)) + 1}: SystemExit: " in err
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("RuntimeError(\"CPUAllocator: can't allocate memory: you tried to allocate 80 bytes. Error\")",
+         "out of memory (80 bytes asked for): use fewer particles, or a smaller --batch"),
+        ("torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has')",
+         "out of memory (2.00 GiB asked for): use fewer particles, or a smaller --batch"),
+        ("MemoryError()", "out of memory: use fewer particles, or a smaller --batch"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_into_memory_says_what_to_do(error, line, capsys, tmp_path):
+    (tmp_path / "own.py").write_text(OWN.replace("# HERE", f"raise {error}"))
+    assert refused(capsys, "train", "own.py:PAIR", "--no-check") == (1, line)
 
 
 def test_a_pair_of_ones_own_must_be_given_again(capsys, tmp_path):

@@ -3,6 +3,8 @@ ours."""
 # pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
 # pyright: reportOptionalOperand=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
+import re
+
 import pyro
 import pyro.distributions as dist
 import pyro.infer
@@ -17,7 +19,7 @@ from ppvae import estimators, registry
 from ppvae.build import build
 from ppvae.errors import PairError, UsageError
 from ppvae.estimators import ELBO, IWAE, AnalyticKL, AsPyro, PyroLoss
-from ppvae.estimators.pyro_bridge import LOSSES
+from ppvae.estimators.pyro_bridge import IN_PYTHON, LOSSES, NEED_TWO
 from ppvae.pair import Pair
 from tests.test_proof_pairs import make
 from tests.toys import (
@@ -155,7 +157,6 @@ def test_instances_made_outside_of_the_library():
 
 # Pyro's losses, by name.
 
-NEEDS_TWO = ("ReweightedWakeSleep", "TraceTailAdaptive_ELBO", "EnergyDistance")
 OPTIONS = {"Trace_MMD": {"kernel": RBF(input_dim=3)}}
 
 
@@ -168,17 +169,17 @@ def stock(name: str, particles: int, plates: int = 1):
 
 
 @pytest.mark.parametrize("particles", [1, 3])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [*LOSSES, *IN_PYTHON])
 @pytest.mark.filterwarnings("ignore:.*no sample sites configured for enumeration")
 def test_pyros_losses_by_name(name, particles):
     """Exact to 1e-9: value and gradient are Pyro's own under the same seed, divided by the rows."""
     built = build(registry.find("ppca_mean_field"), seed=1)
     batch = {"x": torch.randn(6, 10)}
-    estimator = PyroLoss(name, particles=particles, **OPTIONS.get(name, {}))
-    if particles == 1 and name in NEEDS_TWO:
-        with pytest.raises(UsageError, match="particle"):
-            estimator(built)(batch)
+    if particles == 1 and name in NEED_TWO:
+        with pytest.raises(UsageError, match=f"{name} needs two particles or more: write particles=2"):
+            PyroLoss(name)
         return
+    estimator = PyroLoss(name, particles=particles, **OPTIONS.get(name, {}))
     loss, found = loss_and_gradients(estimator, built, batch)
     theirs = stock(name, particles)
     if not hasattr(theirs, "loss_and_grads"):
@@ -205,11 +206,21 @@ def test_what_a_loss_of_pyros_lacks_is_said():
         estimators.find("pyro:Trace_EBLO")
     with pytest.raises(UsageError, match="names no loss"):
         estimators.find("pyro")
-    built, batch = build(MLP_VAE), bits(4)
-    with pytest.raises(UsageError, match=r"pyro:Trace_MMD.*kernel"):
-        estimators.find("pyro:Trace_MMD,k=3")(built)(batch)
-    with pytest.raises(UsageError, match=r"pyro:RenyiELBO.*alpha"):
-        estimators.find("pyro:RenyiELBO,alpha=1,particles=2")(built)(batch)
+    for text, line in {
+        "pyro:Trace_MMD,k=3": "needs a kernel: make it in Python, PyroLoss('Trace_MMD', kernel=...)",
+        "pyro:Trace_MMD,k=3,kernel=RBF": "needs a kernel: make it in Python",
+        "pyro:EnergyDistance": "EnergyDistance needs two particles or more: write particles=2",
+        "pyro:RenyiELBO,alfa=1": "has no option 'alfa', did you mean 'alpha'? It has: particles, alpha",
+        "pyro:RenyiELBO,num_particles=2": "has no option 'num_particles', did you mean 'particles'?",
+        "pyro:RenyiELBO,alpha=x": "alpha=x is no number, as in alpha=0",
+        "pyro:RenyiELBO,alpha=1,particles=2": "RenyiELBO of alpha=1 is the ELBO: use pyro:Trace_ELBO",
+        "pyro:ReweightedWakeSleep,k=2,model_has_params=2": "model_has_params=2 is neither true nor false",
+    }.items():
+        with pytest.raises(UsageError, match=re.escape(line)):
+            estimators.find(text)
+    with pytest.raises(UsageError, match="Pyro has no loss") as refused:
+        estimators.find("pyro:Trace")
+    assert "Trace_MMD" not in str(refused.value)  # which no text can name
     _, critic, batch = make("critic:PAIR")
     loss = PyroLoss("Trace_ELBO")
     for _ in range(2):  # each time, not only the first

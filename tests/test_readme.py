@@ -11,6 +11,8 @@ import torch
 
 from ppvae.cli import COMMANDS
 from ppvae.estimators import ESTIMATORS
+from ppvae.oracles import examine
+from ppvae.oracles.subjects import named
 from ppvae.registry import names
 
 ROOT = Path(__file__).parent.parent
@@ -24,16 +26,21 @@ def blocks(language):
 
 def test_its_python_runs_as_it_stands(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     torch.manual_seed(0)
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     assert "nats per datum" in capsys.readouterr().out
 
 
-def test_its_python_is_the_example_of_the_same_name():
-    (code,) = blocks("python")
-    example = (ROOT / "examples" / "own_pair.py").read_text()
-    assert code.strip() in example
+def test_its_python_is_that_of_the_examples():
+    for code, name in zip(blocks("python"), ("own_pair.py", "own_estimator.py"), strict=True):
+        assert code.strip() in (ROOT / "examples" / name).read_text()
+
+
+def test_the_estimator_that_it_shows_holds_what_it_claims():
+    report = examine(f"{ROOT}/examples/own_estimator.py:Mine:k=3", subjects=[named("gaussian")])
+    assert report.ok
+    assert "every claim holds" in report.summary
 
 
 def test_its_commands_exist():

@@ -36,12 +36,20 @@ def test_what_is_not_there_is_said_with_the_nearest_name(here):
     (here / "named_so.py").write_text(PAIR_FILE)
     for place, message in {
         "vea": "did you mean 'vae'",
+        "VAE": "did you mean 'vae'",
         "named_so.py:PIAR": "did you mean 'PAIR'",
         "named_so.py:NUMBER": "write PAIR = Pair",
         "gone.py:PAIR": "no file gone.py: give the path",
         "gone_module:PAIR": "is it installed, and spelt module:NAME",
     }.items():
         with pytest.raises(UsageError, match=message):
+            find(place)
+
+
+def test_a_file_that_is_no_python_is_an_error_with_its_line(here):
+    (here / "no_python.py").write_text("x = 1\ndef f(:\n")
+    for place in ("no_python.py", "no_python:PAIR"):
+        with pytest.raises(UsageError, match=r"no_python\.py:2: invalid syntax: mend that line"):
             find(place)
 
 

@@ -133,6 +133,8 @@ def find(text: str | Estimator) -> Estimator:
     name, _, rest = text.partition(":")
     options = [part.strip() for part in rest.split(",") if part.strip()]
     if name == "pyro":
+        if options and ":" in options[0]:
+            raise UsageError(f"estimator {text!r}: options follow a comma, pyro:{rest.replace(':', ',')}")
         if not options or "=" in options[0]:
             raise UsageError(
                 f"estimator {text!r} names no loss: write pyro:NAME with NAME one of {', '.join(LOSSES)}"

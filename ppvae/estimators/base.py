@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ppvae.built import Built
 from ppvae.drawing import Draw
-from ppvae.errors import PairError, UsageError
+from ppvae.errors import EstimatorError, PairError, UsageError
 from ppvae.estimators import sites as per_site
 from ppvae.estimators.gradients import group_gradients, with_gradients
 from ppvae.estimators.objective import Objective, metrics, well_formed, with_penalties
@@ -104,7 +104,9 @@ class Estimator(nn.Module):
 
     def objective(self, terms: Terms, knobs: Knobs) -> Objective:
         """The bound and the losses of one batch. No host synchronization in here."""
-        raise PairError(f"{type(self).__name__} defines no objective(terms, knobs): write it, see {__name__}")
+        raise EstimatorError(
+            f"{type(self).__name__} defines no objective(terms, knobs): write it, see {__name__}"
+        )
 
     def targets(self) -> Mapping[str, Functional]:
         """The functionals of the log-weights whose means are estimated: by `bound`, the reported value, and

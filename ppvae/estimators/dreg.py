@@ -26,7 +26,7 @@ class DReG(PathDerivative):
 
     A mask on a latent must mask what depends on it, too; where it does not, the first batch is refused.
 
-    Reference: Tucker, Lawson, Gu & Maddison (2018), arXiv:1810.04152.
+    Reference: Tucker, Lawson, Gu & Maddison (2019), arXiv:1810.04152.
     """
 
     def targets(self) -> Mapping[str, Functional]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.built import Built
-from ppvae.errors import PairError, nearest
+from ppvae.errors import EstimatorError, nearest
 from ppvae.estimators.objective import Objective
 
 
@@ -28,7 +28,7 @@ def group_gradients(
     losses = objective.losses
     for name in losses:
         if name not in {*groups, "all", "estimator"}:
-            raise PairError(
+            raise EstimatorError(
                 f"the objective has a loss for {name!r}, which is no optimizer group"
                 f"{nearest(name, [*groups, 'all']) or '.'} There are: {', '.join([*groups, 'all'])}"
             )
@@ -43,7 +43,7 @@ def group_gradients(
         grads = gradients(losses[loss], parameters, retain=i < len(wanted) - 1)
         found += [(p, g) for p, g in zip(parameters, grads, strict=True) if g is not None]
     if torch.is_grad_enabled() and not found and any(wanted.values()):
-        raise PairError(
+        raise EstimatorError(
             "no loss of the objective reaches a parameter, so that nothing would be trained: take the "
             ".detach() or torch.no_grad() out of what is returned as a loss"
         )

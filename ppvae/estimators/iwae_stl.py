@@ -23,7 +23,7 @@ class IWAESTL(PathDerivative):
 
     Knob: `beta` weighs the rate inside the weights that are optimized; the reported bound has beta = 1.
 
-    Reference: Roeder, Wu & Duvenaud (2017), arXiv:1703.09194, section 4; its bias: Tucker et al. (2018),
+    Reference: Roeder, Wu & Duvenaud (2017), arXiv:1703.09194, section 4; its bias: Tucker et al. (2019),
     arXiv:1810.04152.
     """
 

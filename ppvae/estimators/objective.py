@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae.errors import PairError, nearest
+from ppvae.errors import EstimatorError, PairError, nearest
 from ppvae.terms import Terms
 
 
@@ -30,10 +30,10 @@ def well_formed(found: Any, name: str) -> Objective:
     """What an estimator called `name` returned, seen to be an objective; no number of it is read.
 
     Raises:
-        PairError: it is none, or a loss or a metric is no scalar.
+        EstimatorError: it is none, or a loss or a metric is no scalar.
     """
     if not isinstance(found, Objective) or not isinstance(found.losses, dict):
-        raise PairError(
+        raise EstimatorError(
             f"{name}.objective returned a {type(found).__name__}, or its losses are no dictionary: "
             'return Objective(bound, {"all": loss})'
         )
@@ -41,7 +41,7 @@ def well_formed(found: Any, name: str) -> Objective:
         for key, value in values.items():
             if not isinstance(value, Tensor) or value.dim():
                 what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise PairError(
+                raise EstimatorError(
                     f"the {kind} {key!r} of {name} is no scalar tensor ({what}): take its mean over the batch"
                 )
     return found

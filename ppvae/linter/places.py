@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import ppvae
+from ppvae.linter.wording import one_line
 from ppvae.pair import Pair
 
 
@@ -70,6 +71,13 @@ def of_exception(error: BaseException, stop: types.CodeType | None = None) -> Pl
             found = Place(code.co_filename, trace.tb_lineno)
         trace = trace.tb_next
     return found
+
+
+def located(error: BaseException) -> str:
+    """An error that nobody foresaw, in one line: file and line of the user's code in it, kind and text."""
+    place, kind, text = of_exception(error), type(error).__name__, one_line(error)
+    where = f"{place.file}:{place.line}: " if place.file else ""
+    return f"{where}{kind}" if text == kind else f"{where}{kind}: {text}"
 
 
 def of_object(thing: Any) -> Place:

@@ -157,6 +157,15 @@ def fields(subject: Subject) -> None:
         for name in declared:
             if name not in pool:
                 what = "observed field" if role == "observed" else "condition"
+                if not pool:
+                    subject.error(
+                        "missing-field",
+                        f"the pair has no data, but a field {name!r}",
+                        places.of_pair(pair, "data"),
+                        'give some: --data NAME, fit(pair, data), or Pair(data="name")',
+                        name,
+                    )
+                    return
                 subject.error(
                     "missing-field",
                     f"{what} {name!r} is missing from the data, which have: {', '.join(pool) or 'nothing'}"

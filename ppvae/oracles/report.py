@@ -17,6 +17,11 @@ MEANING: dict[Verdict, str] = {
     "not applicable": "refused, or without a known truth",
 }
 
+LEGEND = (
+    "a row shows the datum or the parameter that is furthest off, by |z|; value: the mean of the bound; "
+    "bound: that mean beside log p(x), with a z where it is on the wrong side"
+)
+
 
 @dataclass(frozen=True)
 class OracleRow:
@@ -62,18 +67,19 @@ class OracleReport:
 
     @property
     def summary(self) -> str:
+        targets = {"value", "model gradient", "guide gradient"}
         failed = [f"{row.property} on {row.oracle}" for row in self.of("fail")]
         if failed:
             more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
             said = f"not as claimed: {', '.join(failed[:5])}{more}"
         elif not self.ok:
             said = "no oracle could judge it"
-        elif any(row.property == "value" or "gradient" in row.property for row in self.of("pass", "biased")):
+        elif targets & {row.property for row in self.of("pass", "biased")}:
             said = "every claim holds"
         else:
-            said = (
-                "what could be judged holds, but it names no targets(): neither value nor gradient was judged"
-            )
+            unknown = targets & {row.property for row in self.of("not applicable")}
+            why = "their truth is not known" if unknown else "it names no targets()"
+            said = f"what could be judged holds, but neither value nor gradient was judged: {why}"
         return (
             f"{self.estimator}: {said} ({self.comparisons} comparisons, |z| < {self.threshold:.2f}, "
             f"seed {self.seed}, {self.seconds:.0f} s)"
@@ -118,10 +124,11 @@ class OracleReport:
                 table.add_column(column, justify="right", no_wrap=True)
             table.add_column("verdict", no_wrap=True)
             for row in judged:
-                z = "" if row.z is None else f"{row.z:.1f}"
+                z = "" if row.z is None else f"{round(row.z, 1) + 0.0:.1f}"  # no -0.0
                 cells = [row.oracle, row.property, _shown(row.truth), _shown(row.estimate), z]
                 table.add_row(*map(Text, cells), Text(row.verdict, style=styles.get(row.verdict, "")))
             console.print(table)
+            console.print(Text(LEGEND, style="dim"))
         for row in self.rows:
             if row.verdict == "not applicable" or (
                 row.detail and row.verdict in ("fail", "biased", "no claim")
@@ -134,4 +141,6 @@ class OracleReport:
 
 
 def _shown(number: float | None) -> str:
-    return "" if number is None else f"{number:.6f}" if abs(number) < 1e5 else f"{number:.4g}"
+    if number is None:
+        return ""
+    return f"{round(number, 6) + 0.0:.6f}" if abs(number) < 1e5 else f"{number:.4g}"

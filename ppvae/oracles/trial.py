@@ -8,15 +8,16 @@ trials have together.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppvae.errors import PPVAEError
+from ppvae.errors import EstimatorError, PPVAEError
 from ppvae.estimators.base import Estimator, Functional
-from ppvae.linter.places import of_exception
+from ppvae.linter.places import located
 from ppvae.oracles.measuring import (
     Comparison,
     Estimates,
@@ -37,6 +38,8 @@ PASSES = 40
 FEW = 8
 """Copies of the data in the small batches that are held against the large ones."""
 SIDES = {"lower": 1.0, "upper": -1.0}
+RAISED = (Exception, SystemExit)
+"""What an estimator's own code may end with."""
 
 
 @dataclass
@@ -68,6 +71,10 @@ class Trial:
         """Everything up to the first comparisons."""
         try:
             self._first_run()
+        except EstimatorError as error:
+            self.refusal = str(error)
+            self.add("runs", "fail", self.refusal)
+            return
         except PPVAEError as error:
             self.refusal = str(error)
             plain = self.oracle.name.removesuffix("_scaled")
@@ -76,9 +83,9 @@ class Trial:
             else:
                 self.add("", "not applicable", self.refusal)
             return
-        except Exception as error:
+        except RAISED as error:
             self.refusal = "raised"
-            self.add("runs", "fail", _told(error))
+            self.add("runs", "fail", located(error))
             return
         try:
             if self.oracle.scaled and not self._scale_is_linear():
@@ -88,9 +95,9 @@ class Trial:
             self._know()
             if self.truths or self.claims.bound or not self.shared:
                 self._compare(PASSES, self.seed)
-        except Exception as error:
+        except RAISED as error:
             self.comparisons = {}
-            self.add("runs", "fail", _told(error))
+            self.add("runs", "fail", located(error))
 
     def _first_run(self) -> None:
         worker = prepared(self.estimator, self.oracle, self.seed)
@@ -128,12 +135,8 @@ class Trial:
     def _know(self) -> None:
         """The truth of every target; the value's side where a bound is claimed."""
         targets = self.targets
-        found: dict[Functional, Truth | str] = {}
-        for functional in dict.fromkeys(targets.values()):
-            try:
-                found[functional] = truth(self.oracle.built, self.oracle.batch, functional, self.particles)
-            except Unknown as reason:
-                found[functional] = str(reason)
+        built, batch = self.oracle.built, self.oracle.batch
+        found = {f: _known(truth, built, batch, f, self.particles) for f in dict.fromkeys(targets.values())}
         for target, name in (("bound", "value"), ("model", "model gradient"), ("guide", "guide gradient")):
             if target != "bound" and not self._members(target):
                 continue
@@ -193,11 +196,10 @@ class Trial:
             if known := self.truths.get("value"):
                 made["value"] = compare(rows, large.bound, known.value, known.value_error)
             if (side := self.claims.bound) and not self.oracle.scaled:
-                try:
-                    above = evidence(self.oracle.built, self.oracle.batch)
-                except Unknown as reason:
+                above = _known(evidence, self.oracle.built, self.oracle.batch)
+                if isinstance(above, str):
                     if "bound" not in self.comparisons:
-                        self.add("bound", "not applicable", str(reason))
+                        self.add("bound", "not applicable", above)
                 else:
                     # Only the wrong side counts: a bound that lies where it should has z = 0.
                     one = compare(rows, large.bound, above)
@@ -243,13 +245,14 @@ class Trial:
                 verdict = "biased" if off else "unseen"
             failed = failed or verdict == "fail"
             truth, mean, z = (float(v[i]) for v in (comparison.truth, comparison.mean, comparison.z))
+            shown = None if name == "bound" and z == 0 else z  # it lies where it should
             if name == "copies":
                 if off:
                     made.append(
                         OracleRow(self.oracle.name, "number of data", verdict, truth, mean, z, detail)
                     )
                 continue
-            made.append(OracleRow(self.oracle.name, name, verdict, truth, mean, z, detail))
+            made.append(OracleRow(self.oracle.name, name, verdict, truth, mean, shown, detail))
         if self.shared:  # by a baseline, which spoils nothing; by a weight, which does; or by intent
             verdict = "fail" if failed else "pass" if self.comparisons else "no claim"
             detail = "" if verdict == "pass" else self.shared
@@ -269,7 +272,8 @@ class Trial:
         truth, mean = comparison.truth, comparison.mean
         along = float(mean @ truth / (truth @ truth).clamp(min=1e-300))
         share = 100 * self.bias[name]
-        return f"{label}: the gradient is off by {share:.1f} % of its norm, and {along:.3f} times it along it"
+        told = f"the gradient is off by {share:.1f} % of the true one's norm"
+        return f"{label}: {told}, and along it {along:.3f} times as long"
 
 
 def _two_samples(large: Estimates, few: Estimates) -> Comparison:
@@ -291,8 +295,11 @@ def _two_samples(large: Estimates, few: Estimates) -> Comparison:
     return Comparison(said, truth, mean, deviates(mean - truth, error(two), error(one), truth, len(two) - 1))
 
 
-def _told(error: Exception) -> str:
-    place = of_exception(error)
-    where = f"{place.file}:{place.line}: " if place.file else ""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{where}{type(error).__name__}: {lines[0]}"
+def _known(find: Callable[..., Any], *about: Any) -> Any:
+    """A truth, or in words why there is none: that it cannot be computed is no fault of the estimator."""
+    try:
+        return find(*about)
+    except Unknown as reason:
+        return str(reason)
+    except Exception as error:
+        return f"it cannot be computed ({located(error)})"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ppvae.errors import RunError, nearest
 
-CONFIG, LATEST = "config.yaml", "latest"
+CONFIG, LATEST, CHECKPOINTS = "config.yaml", "latest", "checkpoints"
 
 
 def new_folder(root: Path, *parts: str) -> Path:
@@ -75,6 +75,12 @@ def _runs_of(folder: Path) -> list[str]:
         return []
     found = [path for path in folder.iterdir() if (path / CONFIG).is_file() and not path.is_symlink()]
     return [path.name for path in sorted(found, key=lambda p: (p / CONFIG).stat().st_mtime, reverse=True)]
+
+
+def newest_trained(folder: Path, but: str) -> str | None:
+    """The newest run in a folder that has a checkpoint, one run excepted."""
+    trained = (name for name in _runs_of(folder) if any((folder / name / CHECKPOINTS).glob("step-*")))
+    return next((name for name in trained if name != but), None)
 
 
 def _those_of(folder: Path) -> str:

@@ -13,7 +13,15 @@ from ppvae.environment import environment
 from ppvae.errors import RunError
 from ppvae.runs import metrics_log, strict_json
 from ppvae.runs.files import append, replace
-from ppvae.runs.folders import CONFIG, LATEST, find_folder, new_folder, point_latest
+from ppvae.runs.folders import (
+    CHECKPOINTS,
+    CONFIG,
+    LATEST,
+    find_folder,
+    new_folder,
+    newest_trained,
+    point_latest,
+)
 from ppvae.runs.lock import Lock
 
 ENV, METRICS, LOG = "env.json", "metrics.jsonl", "log.txt"
@@ -98,7 +106,11 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints, for `ppvae.checkpoint`."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
+
+    def newest_trained(self) -> str | None:
+        """The name of the newest other run beside this one that has a checkpoint."""
+        return newest_trained(self.path.parent, self.name)
 
     @property
     def figures(self) -> Path:

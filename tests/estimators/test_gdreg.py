@@ -99,10 +99,9 @@ class Masked(nn.Module):
         self.loc = nn.Parameter(torch.tensor([0.3, 0.3]))
 
     def forward(self, x=None, *, n=None):
-        with pyro.plate("data", len(x), dim=-1):
-            with poutine.mask(mask=torch.tensor([True, False])):
-                z = pyro.sample("z", dist.Normal(self.loc, 1.0))
-                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        with pyro.plate("data", len(x), dim=-1), poutine.mask(mask=torch.tensor([True, False])):
+            z = pyro.sample("z", dist.Normal(self.loc, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
 class MaskedGuide(nn.Module):

@@ -12,6 +12,10 @@ from ppvae.estimators.functionals import log_mean_exp, mean
 from ppvae.estimators.paths import along_paths
 
 
+def raised(error: BaseException):
+    raise error
+
+
 class Weighs(Estimator):
     """The importance-weighted bound, written out and right: what the others change."""
 

@@ -22,6 +22,11 @@ class Wrong(IWAE):
         return Objective(bound.detach(), {"all": -bound.mean()})
 
 
+class Asks(IWAE):
+    def __init__(self, foo):
+        super().__init__()
+
+
 class Guide:
     def __init__(self, model):
         self.model = model
@@ -80,16 +85,30 @@ def test_a_pair_is_a_pair(capsys, own):
     [
         ("iwae:kk=2", "estimator 'iwae:kk=2' has no option 'kk'"),
         ("elbo:beta=4", "elbo:beta=4 is held against what it estimates with beta=1: leave beta out"),
-        ("iwaee", "no estimator 'iwaee', did you mean 'iwae'?"),
-        ("ppcaa", "no pair 'ppcaa', did you mean 'ppca'?"),
-        ("xyzzy", "no pair 'xyzzy'. There are"),
-        ("{own}:Rigth", "has no 'Rigth'. Its pairs: PAIR"),
+        ("iwaee", "no pair and no estimator 'iwaee', did you mean 'iwae'? Pairs: autoencoder,"),
+        ("IWAE:k=5", "no pair and no estimator 'IWAE', did you mean 'iwae'?"),
+        ("ppcaa", "no pair and no estimator 'ppcaa', did you mean 'ppca'?"),
+        ("xyzzy", "no pair and no estimator 'xyzzy'. Pairs: autoencoder,"),
+        ("xyzzy", "; estimators: elbo,"),
+        (
+            "{own}:Rigth",
+            "has no pair and no estimator 'Rigth', did you mean 'Right'? Its pairs: PAIR",
+        ),
+        ("{own}:Other", "its estimators: Right, Wrong, Asks\n"),
+        ("{own}:Guide", "has no pair and no estimator 'Guide'. Its pairs: PAIR"),
+        ("{own}:Asks", "missing 1 required positional argument: 'foo'"),
+        ("gone.py:Right", "no file gone.py: give the path"),
+        ("{bad}:Right", "bad.py:1: invalid syntax: mend that line"),
+        ("{claims}:Mine", "Claims(biased=...) names 'gide': name 'model', 'guide', or both"),
         ("{own}:Right:kk=2", "has no option 'kk'"),
         ("iwae --data digits", "iwae is an estimator, which is checked on pairs of its own: give it alone"),
     ],
 )
 def test_one_line_says_what_is_wrong(capsys, own, argv, line):
-    status, out, err = said(capsys, "check", *argv.format(own=own).split())
+    bad, claims = own.with_name("bad.py"), own.with_name("claims.py")
+    bad.write_text("def f(:\n")
+    claims.write_text("from ppvae.estimators import Claims\n\nCLAIMS = Claims(biased=('gide',))\n")
+    status, out, err = said(capsys, "check", *argv.format(own=own, bad=bad, claims=claims).split())
     assert (status, out) == (2, "")
     assert line in err
     assert err.count("\n") == 1

@@ -2,16 +2,31 @@
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
 import json
+import re
 
 import pytest
 import torch
 
 from ppvae import estimators
-from ppvae.oracles import OracleReport, examine
+from ppvae.errors import UsageError
+from ppvae.estimators import Estimator, Objective
+from ppvae.estimators.functionals import mean
+from ppvae.oracles import OracleReport, OracleRow, examine, measuring, trial
 from ppvae.oracles.examining import _threshold
 from ppvae.oracles.measuring import Comparison, compare, deviates
 from ppvae.oracles.subjects import Oracle, named, oracles
-from tests.oracles.broken import BROKEN, ClaimedBias, CountsInside, LeaveOneOut, Plain, Silent, Weighs
+from tests.oracles.broken import (
+    BROKEN,
+    ClaimedBias,
+    CountsInside,
+    LeaveOneOut,
+    NoLogK,
+    Plain,
+    Raises,
+    Silent,
+    Weighs,
+    raised,
+)
 
 FEW = ("one_bit", "gaussian", "one_bit_scaled", "gaussian_scaled")
 
@@ -25,7 +40,7 @@ def failed(report: OracleReport) -> set[str]:
 
 
 def verdicts(report: OracleReport, oracle: str) -> dict[str, str]:
-    return {row.property: row.verdict for row in report.rows if row.oracle == oracle}
+    return {row.property: row.verdict for row in report.rows if oracle in row.oracle.split(", ")}
 
 
 # Broken.
@@ -82,7 +97,7 @@ def test_claimed_bias_is_seen_and_measured():
     report = examine(ClaimedBias(), subjects=few("gaussian"))
     (row,) = report.of("biased")
     assert (row.property, report.ok) == ("guide gradient", True)
-    assert "of its norm" in row.detail
+    assert "% of the true one's norm, and along it" in row.detail
     one = examine(ClaimedBias(1), subjects=few("gaussian"))  # one draw: no bias
     assert [row.property for row in one.of("unseen")] == ["guide gradient"]
 
@@ -90,7 +105,7 @@ def test_claimed_bias_is_seen_and_measured():
 def test_what_is_not_claimed_is_not_judged():
     report = examine(Silent(), subjects=few("gaussian"))
     assert {"value", "model gradient", "guide gradient"} == {row.property for row in report.of("no claim")}
-    assert "neither value nor gradient was judged" in report.summary
+    assert "neither value nor gradient was judged: it names no targets()" in report.summary
     assert report.ok
 
 
@@ -119,6 +134,104 @@ def test_a_truth_that_is_too_large_is_said():
     (row,) = [row for row in report.rows if row.property == "value"]
     assert row.verdict == "not applicable"
     assert "16 joint states" in row.detail
+
+
+def test_a_truth_that_cannot_be_computed_is_no_failure(monkeypatch):
+    """More draws than Sobol points have dimensions; and an error of ours."""
+    monkeypatch.setattr(measuring, "WORK", 1)
+    monkeypatch.setattr(torch.quasirandom.SobolEngine, "MAXDIM", 7)
+    report = examine(Weighs(8), subjects=few("gaussian"))
+    assert failed(report) == set(), report
+    (row,) = [row for row in report.rows if row.property == "value"]
+    assert row.verdict == "not applicable"
+    assert "8 draws of 1 reals are too many for Sobol points, use fewer particles" in row.detail
+
+    def breaks(*_):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(trial, "truth", breaks)
+    report = examine(Weighs(2), subjects=few("gaussian"))
+    assert failed(report) == set(), report
+    assert "it cannot be computed (" in str(report)
+    assert "RuntimeError: out of order)" in str(report)
+    assert "neither value nor gradient was judged: their truth is not known" in report.summary
+
+
+def test_what_is_the_same_everywhere_is_one_row():
+    """A failure and a refusal, too: where there are few oracles they are named."""
+    report = examine(Raises(), subjects=few())
+    (row,) = report.rows
+    assert (row.oracle, row.property, row.verdict) == ("4 oracles", "runs", "fail")
+    assert row.detail.endswith("RuntimeError: out of luck")
+    (row,) = examine("iwae:k=2", subjects=few("one_bit", "one_bit_scaled")).rows
+    assert (row.oracle, row.verdict) == ("one_bit, one_bit_scaled", "not applicable")
+
+
+@pytest.mark.parametrize(
+    ("made", "line"),
+    [
+        (None, "returned a NoneType"),
+        ([1], "returned a list"),
+        (Objective(None, {"all": torch.zeros(3, requires_grad=True)}), "take its mean over the batch"),
+        (Objective(None, {"all": torch.zeros(())}), "no loss of the objective reaches a parameter"),
+        (Objective(None, {"gide": torch.zeros(())}), "'gide', which is no optimizer group, did you mean"),
+        (SystemExit(3), "SystemExit: 3"),
+        (NotImplementedError(), "broken.py"),
+    ],
+    ids=str,
+)
+def test_a_mistake_of_the_estimator_is_a_failure_in_its_own_words(made, line):
+    class Mistaken(Plain):
+        def objective(self, terms, knobs):
+            return raised(made) if isinstance(made, BaseException) else made
+
+    report = examine(Mistaken(), subjects=few())
+    (row,) = report.rows
+    assert (row.property, row.verdict) == ("runs", "fail")
+    assert line in row.detail
+
+
+def test_an_estimator_without_an_objective_fails():
+    (row,) = examine(Estimator(), subjects=few()).rows
+    assert (row.property, row.verdict) == ("runs", "fail")
+    assert "Estimator defines no objective(terms, knobs)" in row.detail
+
+
+@pytest.mark.parametrize(
+    ("targets", "line"),
+    [
+        ({"bounds": mean}, "names 'bounds', did you mean 'bound'? There are: bound, model, guide"),
+        ([mean], "returned a list: return a dictionary"),
+        ({"bound": torch.mean}, "made () of 4 data: it takes log-weights (K, B) to one number per datum"),
+        ({"model": 3}, "targets()['model'] of Misnamed: TypeError: 'int' object is not callable: it takes"),
+    ],
+    ids=str,
+)
+def test_targets_that_are_none_are_refused(targets, line):
+    class Misnamed(Weighs):
+        def targets(self):
+            return targets
+
+    with pytest.raises(UsageError, match=re.escape(line)):
+        examine(Misnamed(), subjects=few("gaussian"))
+
+
+def test_an_estimator_that_was_never_set_up_is_refused():
+    class Bare(Plain):
+        def __init__(self):
+            pass
+
+    with pytest.raises(UsageError, match=r"Bare was never set up: call super\(\).__init__"):
+        examine(Bare(), subjects=few("gaussian"))
+
+
+def test_a_bound_where_it_should_be_has_no_z():
+    report = examine(Plain(), subjects=few("gaussian"))
+    (row,) = [row for row in report.rows if row.property == "bound"]
+    assert (row.verdict, row.z) == ("pass", None)
+    (row,) = [row for row in examine(NoLogK(), subjects=few("gaussian")).rows if row.property == "bound"]
+    assert row.z is not None
+    assert row.z > 5
 
 
 def test_parameters_that_model_and_guide_share():
@@ -157,6 +270,14 @@ def test_a_report_is_json_and_a_table(capsys):
     out = capsys.readouterr().out
     assert "guide gradient" in out
     assert "every claim holds" in out
+    assert "beside log p(x), with a z where it is on the wrong side" in " ".join(out.split())
+
+
+def test_zero_has_no_sign_in_the_table(capsys):
+    OracleReport("mine", [OracleRow("one", "value", "pass", -1e-9, -2e-9, -0.04)]).render()
+    out = capsys.readouterr().out
+    assert "0.000000" in out
+    assert "-0.0" not in out
 
 
 # Statistics.
