@@ -129,7 +129,8 @@ def compare(
         pair: A name, my_module:PAIR or path/to/file.py:PAIR.
         options: What is compared, and how.
         config: A YAML file of options, and of the pair; flags win.
-        resume: A comparison's folder to go on with, or latest.
+        resume: A comparison's folder to go on with, or latest; --estimators and --seeds list anew what is
+            shown, what else it holds is kept.
         fresh: With --resume, throw away what the folder has.
     """
     from ppvae import commands_compare

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from ppvae.comparison.findings import GroupFinding, Laboratory, Probe
 from ppvae.comparison.moments import Estimate
-from ppvae.reports import measured, numeral
+from ppvae.reports import interval, measured, numeral, signed
 
 if TYPE_CHECKING:
     from ppvae.comparison.result import Comparison
 
 CLEAR = 3.0
 """Standard errors from which a bias is called seen."""
+UPPER = 2.0
+"""Standard errors above the estimate at which figures mark a bias that is not seen."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Block:
     """(name, unit) of each; the unit may be empty."""
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)
+    spare: tuple[str, ...] = ()
+    """Columns that a narrow terminal leaves out, the first one first."""
 
 
 def blocks(comparison: Comparison) -> list[Block]:
@@ -36,7 +40,7 @@ def blocks(comparison: Comparison) -> list[Block]:
         groups = dict.fromkeys(group for p in laboratory.probes for group in p.groups)
         found += [_gradient(laboratory, group) for group in groups]
         if not groups:
-            found.append(Block("gradients", _COLUMNS, [_row(p, "") for p in laboratory.probes]))
+            found.append(Block("gradients", _COLUMNS, [_row(p, "") for p in laboratory.probes], spare=_SPARE))
     return found
 
 
@@ -63,7 +67,8 @@ def _trained(comparison: Comparison) -> Block:
         seconds = summary["seconds_per_step"]["mean"]
         row += [numeral(None if seconds is None else 1e3 * seconds, 3), _whole(summary["steps"])]
         rows.append(row)
-    return Block(f"after training, {_seeds(comparison)}", tuple(columns), rows, _training_notes(comparison))
+    title, notes = f"after training, {_seeds(comparison)}", _training_notes(comparison)
+    return Block(title, tuple(columns), rows, notes, ("steps", "step"))
 
 
 def _whole(value: float | None) -> str:
@@ -87,13 +92,16 @@ def _difference(comparison: Comparison, name: str) -> str:
     difference = comparison.difference(name)
     if difference is None:
         return "–"
-    if difference.low is None or difference.high is None:
-        return f"{difference.mean:+.2f}"
-    return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+    mean = signed(difference.mean, difference.stderr)
+    if difference.low is None or difference.high is None or difference.stderr is None:
+        return mean
+    return f"{mean} {interval(difference.low, difference.high, difference.stderr)}"
 
 
 def _training_notes(comparison: Comparison) -> list[str]:
     found = []
+    if not any(cell.status == "done" for cell in comparison.cells):
+        return found
     if len({cell.seed for cell in comparison.cells}) > 1:
         found.append("± is the standard error over seeds; the interval is Student's t over paired seeds.")
     else:
@@ -119,18 +127,19 @@ _COLUMNS = (
     ("time", "ms"),
     ("var. x time", "s"),
 )
+_SPARE = ("var. x time",)
 
 
 def _gradient(laboratory: Laboratory, group: str) -> Block:
     rows = [_row(p, group) for p in laboratory.probes]
     count = laboratory.parameters[group]
     title = f"gradient of the {group}, {count} parameter{'s' if count > 1 else ''}"
-    return Block(title, _COLUMNS, rows, _gradient_notes(laboratory, group))
+    return Block(title, _COLUMNS, rows, _gradient_notes(laboratory, group), _SPARE)
 
 
 def _row(probe: Probe, group: str) -> list[str]:
-    if probe.refused is not None:
-        return [probe.estimator, f"refused: {probe.refused}"]
+    if probe.line is not None:
+        return [probe.estimator, probe.line]
     if group not in probe.groups:
         return [probe.estimator, "no gradient"]
     found = probe.groups[group].shown()
@@ -195,9 +204,11 @@ def _gradient_notes(laboratory: Laboratory, group: str) -> list[str]:
         f"Bias of {_list(names)}: from the gradient of the {target}, {how}."
         for (target, how), names in held.items()
     ]
-    if without := [name for name, finding in found.items() if finding.reference is None]:
-        notes.append(f"No bias is told of {_list(without)}: no target to hold it against.")
-    return notes
+    without: dict[str, list[str]] = {}
+    for name, finding in found.items():
+        if finding.reference is None:
+            without.setdefault(finding.without or "no target to hold it against", []).append(name)
+    return notes + [f"No bias is told of {_list(names)}: {why}." for why, names in without.items()]
 
 
 def _list(names: Iterable[str]) -> str:

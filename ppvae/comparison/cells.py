@@ -14,11 +14,12 @@ from typing import Any, Literal
 import torch
 
 from ppvae.built import Built
+from ppvae.comparison.failures import told as told_of
 from ppvae.comparison.timed_loop import UNENDING, Diverged, TimedLoop
 from ppvae.config import TrainConfig
 from ppvae.data import Dataset, Split
 from ppvae.environment import environment
-from ppvae.errors import PairError
+from ppvae.errors import DataError, PairError, RunError, UsageError
 from ppvae.estimators import Estimator
 from ppvae.evaluation import evaluate, evaluating, log_likelihood, mean_terms
 from ppvae.evaluation.means import batches
@@ -42,9 +43,9 @@ class Cell:
 
     estimator: str
     seed: int
-    status: Literal["done", "refused", "diverged"]
+    status: Literal["done", "refused", "diverged", "failed"]
     line: str = ""
-    """Why it was refused, or how it diverged."""
+    """Why it was refused, how it diverged, or what it raised."""
     steps: int = 0
     seconds: float = 0.0
     """Of training: looking at test data is not counted."""
@@ -96,7 +97,11 @@ def train_cell(
     save: bool = False,
     told: Callable[[float, dict[str, Any]], None] = lambda share, entry: None,
 ) -> Cell:
-    """Train one estimator under `config`, whose seed is the cell's; what it refuses is the cell's line."""
+    """Train one estimator under `config`, whose seed is the cell's; what it refuses or raises is its line.
+
+    Raises:
+        RunError, DataError: nothing that another estimator would be spared, such as a disk that is full.
+    """
     cell = Cell(name, config.seed, "done", environment=environment())
     if budget_seconds is not None:
         config = dataclasses.replace(config, steps=UNENDING)
@@ -104,13 +109,17 @@ def train_cell(
     make = partial(_made, watch=watch, points=evaluation.points, budget_seconds=budget_seconds, told=told)
     try:
         trained = run_loop(pair, data, copy.deepcopy(estimator), config, save=save, make=make)
-    except PairError as error:
+        assert trained.dataset is not None
+        cell.final = _final(trained.built, trained.dataset, evaluation)
+    except (PairError, UsageError) as error:
         cell.status, cell.line = "refused", str(error)
     except Diverged as error:
         cell.status, cell.line = "diverged", str(error)
+    except (RunError, DataError):
+        raise
+    except Exception as error:
+        cell.status, cell.line = "failed", told_of(error)
     else:
-        assert trained.dataset is not None
-        cell.final = _final(trained.built, trained.dataset, evaluation)
         if not math.isfinite(cell.final["elbo"] or 0.0):
             cell.status, cell.line = "diverged", f"the test elbo is {cell.final['elbo']} nats per datum"
     if watch.loop is not None:

@@ -14,7 +14,7 @@ from ppvae.comparison.plan import Estimators, Plan
 from ppvae.comparison.result import Comparison
 from ppvae.comparison.watching import GridProgress
 from ppvae.environment import environment
-from ppvae.errors import UsageError
+from ppvae.errors import RunError, UsageError
 from ppvae.pair import Pair
 from ppvae.training import threads
 
@@ -113,7 +113,9 @@ def _pair_of(saved: dict[str, Any], given: Pair | str | None, data: Any) -> Pair
         raise UsageError("the comparison is on data passed from Python: go on there, with data=...")
     if given is not None:
         return given
-    name = str(saved.get("pair"))
+    name = saved.get("pair")
+    if not isinstance(name, str):
+        raise RunError("the comparison's grid.yaml names no pair: begin the comparison again")
     if saved.get("pair_in_memory") or ":" in name or name.endswith(".py"):
         raise UsageError(f"the comparison is of your own pair {name}: give it again, before --resume")
     return name

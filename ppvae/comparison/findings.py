@@ -48,6 +48,8 @@ class GroupFinding:
     """Of the hypothesis that there is no bias."""
     reference: str | None = None
     """What the truth is."""
+    without: str = ""
+    """Why there is none, where there is a target."""
     rounding: float = 0.0
     """What the arithmetic itself may add to a norm."""
 
@@ -69,7 +71,7 @@ class GroupFinding:
 
 @dataclass
 class Probe:
-    """One estimator in the laboratory; `refused` says why it has no numbers."""
+    """One estimator in the laboratory; `refused` or `failed` says why it has no numbers."""
 
     estimator: str
     seconds: float | None = None
@@ -81,6 +83,15 @@ class Probe:
     settled: int = 0
     """Steps that its own baselines learnt before."""
     refused: str | None = None
+    failed: str | None = None
+    """What it raised, or that its gradient is not finite."""
+
+    @property
+    def line(self) -> str | None:
+        """Why it has no numbers, with the word for it."""
+        if self.failed is not None:
+            return f"failed: {self.failed}"
+        return None if self.refused is None else f"refused: {self.refused}"
 
 
 @dataclass

@@ -14,9 +14,9 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -28,6 +28,8 @@ from ppvae.runs import strict_json
 from ppvae.runs.files import replace
 from ppvae.runs.folders import new_folder
 from ppvae.runs.lock import Lock
+
+T = TypeVar("T")
 
 GRID, CELLS, LABORATORY = "grid.yaml", "cells", "laboratory.json"
 FREE = (
@@ -96,7 +98,9 @@ class Folder:
     def cell(self, settings: str, estimator: str, seed: int) -> Cell | None:
         """The finished cell, if there is one of these settings."""
         saved = _read(self._file(estimator, seed))
-        return Cell.from_dict(saved["cell"]) if saved is not None and saved["settings"] == settings else None
+        if saved is None or saved["settings"] != settings:
+            return None
+        return _made(Cell.from_dict, saved.get("cell"))
 
     def keep_cell(self, settings: str, cell: Cell) -> None:
         _write(self._file(cell.estimator, cell.seed), {"settings": settings, "cell": cell.to_dict()})
@@ -105,7 +109,7 @@ class Folder:
         saved = _read(self.path / LABORATORY)
         if saved is None or saved["settings"] != settings:
             return None
-        return Laboratory.from_dict(saved["laboratory"])
+        return _made(Laboratory.from_dict, saved.get("laboratory"))
 
     def keep_laboratory(self, settings: str, laboratory: Laboratory) -> None:
         _write(self.path / LABORATORY, {"settings": settings, "laboratory": laboratory.to_dict()})
@@ -146,6 +150,16 @@ def find_folder(name: str | Path, root: Path) -> Path:
     raise RunError(f"there is no comparison {name} in {root}{hint}")
 
 
+def unlisted(path: Path, cells: Iterable[Cell]) -> list[str]:
+    """Names of the cells that a folder holds beside these: of estimators or seeds that are not listed."""
+    there = [_made(_name_of, _read(file)) for file in (path / CELLS).glob("*.json")]
+    return sorted({name for name in there if name is not None} - {cell.name for cell in cells})
+
+
+def _name_of(saved: Any) -> str:
+    return Cell.from_dict(saved["cell"]).name
+
+
 def saved_options(name: str | Path, root: Path) -> CompareConfig:
     """The options of a comparison that is to go on."""
     saved = _asked(find_folder(name, root) / GRID)
@@ -168,6 +182,14 @@ def settings_hash(options: Mapping[str, Any], free: tuple[str, ...] = FREE) -> s
     """SHA-256 of the options that a result depends on."""
     kept = {name: value for name, value in options.items() if name not in free}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _made(make: Callable[[Any], T], saved: Any) -> T | None:
+    """None where it is of another form, such as another version's: its work is then done again."""
+    try:
+        return make(saved)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return None
 
 
 def _write(file: Path, value: Any) -> None:

@@ -10,13 +10,14 @@ import torch
 
 from ppvae.built import Built
 from ppvae.comparison.cells import Cell, Evaluation, train_cell
+from ppvae.comparison.failures import told
 from ppvae.comparison.findings import Laboratory
 from ppvae.comparison.folders import Folder
 from ppvae.comparison.laboratory import probe
 from ppvae.comparison.plan import Plan
 from ppvae.comparison.watching import GridProgress
 from ppvae.data.dataset import Split
-from ppvae.errors import PairError, RunError
+from ppvae.errors import PairError, RunError, UsageError
 from ppvae.trained import materialize, prepare
 from ppvae.training import run_loop
 
@@ -25,7 +26,8 @@ BATCH_SEED = 50_000
 
 
 def run_cells(plan: Plan, folder: Folder | None, progress: GridProgress) -> list[Cell]:
-    """Train every cell that the folder does not hold; a cell is kept as soon as it is done.
+    """Train every cell that the folder does not hold; a cell is kept as soon as it is done, unless it failed:
+    that one is tried again when the grid goes on.
 
     Seeds are the outer loop: a grid that is stopped early has as many seeds of one estimator as of the other,
     and what slows the machine for a while slows all of them.
@@ -39,7 +41,7 @@ def run_cells(plan: Plan, folder: Folder | None, progress: GridProgress) -> list
             if cell is None:
                 progress.begin(f"{name}, seed {seed}")
                 cell = _train(plan, folder, progress, name, seed)
-                if folder is not None:
+                if folder is not None and cell.status != "failed":
                     folder.keep_cell(settings, cell)
             progress.finished(cell, kept=kept)
             done.append(cell)
@@ -95,7 +97,7 @@ def run_laboratory(plan: Plan, folder: Folder | None, progress: GridProgress) ->
         told=progress.counted,
     )
     found.at = at
-    if folder is not None:
+    if folder is not None and all(probed.failed is None for probed in found.probes):
         folder.keep_laboratory(settings, found)
     return found
 
@@ -112,9 +114,14 @@ def _parameters(plan: Plan) -> tuple[Built, str, int]:
                 copy.deepcopy(estimator),
                 dataclasses.replace(training, steps=steps, schedule="constant"),
             )
-        except (PairError, RunError):  # refused, or diverged: the next one may do
+        except (PairError, UsageError, RunError):  # refused, or diverged: the next one may do
             continue
-        return trained.built, f"those after {steps} steps of {name} ({seed})", steps
+        except Exception as error:  # its own training tells the line
+            told(error)
+            continue
+        if not all(parameter.isfinite().all() for parameter in trained.built.parameters()):
+            continue
+        return trained.built, f"those after {steps} step{'s' if steps > 1 else ''} of {name} ({seed})", steps
     _, built, dataset = prepare(plan.place, plan.dataset, training)
     materialize(built, dataset)
     return built, f"the initial ones ({seed})", 0

@@ -59,7 +59,7 @@ def probe(
     with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False), _in_training(built):
         settling = Settling(settle, settle_on or (lambda _: batch))
         subjects = [Subject(n, e, built, batch, seed, step, settling) for n, e in estimators.items()]
-        working = [subject for subject in subjects if subject.refused is None]
+        working = [subject for subject in subjects if subject.at_work]
         truths = _truths(working, built, batch, seed)
         halves = (repeats // 2, repeats - repeats // 2)
         total, done = repeats * (len(working) + len(truths)), 0
@@ -73,7 +73,8 @@ def probe(
                     told(done, total)
             if half == 0:
                 for subject in working:
-                    subject.learn(truths)
+                    if subject.at_work:
+                        subject.learn(truths)
         return Laboratory(
             probes=[subject.found(truths) for subject in subjects],
             repeats=repeats,

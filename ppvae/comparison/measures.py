@@ -23,7 +23,9 @@ from ppvae.comparison.moments import Estimate, Moments, mean_of
 
 def root(square: float, stderr: float) -> Estimate:
     """sqrt(max(0, s)) with the standard error sqrt(max(0, s) + se) - sqrt(max(0, s)): se / (2 sqrt s) where s
-    is sure, sqrt(se) where it is nothing but noise."""
+    is sure, sqrt(se) where it is nothing but noise. What is no number stays none."""
+    if math.isnan(square) or math.isnan(stderr):  # max(0, nan) is 0
+        return Estimate(math.nan, math.nan)
     value = math.sqrt(max(0.0, square))
     return Estimate(value, math.sqrt(max(0.0, square) + stderr) - value)
 
@@ -101,11 +103,11 @@ def z_of_bias(own: list[Tensor], truth: list[Tensor] | None, exact: float, round
 
     u is the direction in which the first half of the repeats differed from the truth. Of an unbiased
     estimator, z is a standard normal number; a bias makes it large and positive. `rounding` is the error of
-    the arithmetic itself.
+    the arithmetic itself. NaN where a repeat is no number.
     """
     first, second = mean_of(own), Estimate(exact) if truth is None else mean_of(truth)
     error = math.hypot(first.stderr or 0.0, second.stderr or 0.0, rounding)
-    return (first.value - second.value) / error if error > 0 else 0.0
+    return 0.0 if error == 0 else (first.value - second.value) / error
 
 
 def _spread(moments: Moments) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ppvae.comparison.blocks import CLEAR, Block, blocks, details
+from ppvae.comparison.blocks import CLEAR, UPPER, Block, blocks, details
 from ppvae.comparison.cells import METRICS
-from ppvae.reports import Page, measured, numeral
+from ppvae.reports import Page, interval, measured, numeral, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,11 +83,20 @@ def _trained(page: Page, comparison: Comparison, block: Block, figures: Figures)
     if "differences" in figures:
         page.figure(
             figures["differences"],
-            f"Paired differences to `{comparison.baseline}`, seed by seed: blue marks are means with their "
-            "95 % intervals, filled where the interval leaves out 0; grey dots are single seeds.",
+            f"Paired differences to `{comparison.baseline}`, seed by seed: {_marks(comparison)}",
         )
         _differences(page, comparison)
     _cells(page, comparison)
+
+
+def _marks(comparison: Comparison) -> str:
+    found = [comparison.difference(name, metric) for name in comparison.estimators[1:] for metric in METRICS]
+    if any(difference is not None and difference.low is not None for difference in found):
+        return (
+            "blue marks are means with their 95 % intervals, filled where the interval leaves out 0; grey "
+            "dots are single seeds."
+        )
+    return "one seed, which has no interval, so that no mark is filled."
 
 
 def _differences(page: Page, comparison: Comparison) -> None:
@@ -96,9 +105,10 @@ def _differences(page: Page, comparison: Comparison) -> None:
         for metric in METRICS:
             found = comparison.difference(name, metric)
             if found is not None:
-                interval = "–" if found.low is None else f"[{found.low:+.3f}, {found.high:+.3f}]"
+                ends = (found.low, found.high, found.stderr)
+                within = "–" if None in ends else interval(*ends, digits=3)  # type: ignore[arg-type]
                 label = {"elbo": "test elbo", "log_likelihood": "log p(x)"}[metric]
-                rows.append([name, label, f"{found.mean:+.3f}", interval, found.n])
+                rows.append([name, label, signed(found.mean, found.stderr, digits=3), within, found.n])
     columns = ["estimator", "bound", "difference (nats per datum)", "95 % interval", "seeds"]
     page.table(columns, rows, caption=f"Minus `{comparison.baseline}`, seed by seed.")
 
@@ -135,7 +145,8 @@ def _laboratory(page: Page, comparison: Comparison, found: list[Block], figures:
         page.figure(
             figures["gradients"],
             "One row an estimator. Smaller bias and variance, larger SNR and DSNR are better. A hollow mark "
-            f"is a bias that is not seen (z up to {CLEAR:g}): it is at most about so large.",
+            f"is a bias that is not seen (z up to {CLEAR:g}): it stands at the estimate plus {UPPER:g} "
+            "standard errors. 0 and ∞ stand at the edges.",
         )
     for block in found:
         _table(

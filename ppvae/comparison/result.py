@@ -88,9 +88,20 @@ class Comparison:
             if cell.status != "done":
                 found.setdefault(cell.estimator, f"{cell.status}: {cell.line}")
         for probed in self.laboratory.probes if self.laboratory else []:
-            if probed.refused:
-                found.setdefault(probed.estimator, f"refused: {probed.refused}")
+            if probed.line is not None:
+                found.setdefault(probed.estimator, probed.line)
         return found
+
+    def failed(self) -> list[str]:
+        """What raised, or gave gradients that are not finite: trainings and laboratory rows by name."""
+        found = [cell.name for cell in self.cells if cell.status == "failed"]
+        probes = self.laboratory.probes if self.laboratory else []
+        return found + [f"{p.estimator} in the laboratory" for p in probes if p.failed is not None]
+
+    def is_empty(self) -> bool:
+        """Whether no training came to an end and no gradient was looked at."""
+        probes = self.laboratory.probes if self.laboratory else []
+        return not any(c.status == "done" for c in self.cells) and not any(p.groups for p in probes)
 
     def table(self) -> Group:
         """All of it for a terminal: `rich.print(comparison.table())`."""
@@ -165,6 +176,8 @@ class Comparison:
         text = strict_json.dumps(self.to_dict(), "compare.json", indent=1)
         replace(path / "compare.json", f"{text}\n".encode())
         figures = self.figures()
+        for stale in {"curves", "differences", "gradients"} - figures.keys():  # of what it held before
+            (path / "figures" / f"{stale}.png").unlink(missing_ok=True)
         for name, figure in figures.items():
             write_figure(figure, path / "figures" / f"{name}.png", palette=True)
         report(self, figures).write(path / "report.html")

@@ -37,3 +37,16 @@ def split_estimators(words: str | Iterable[str]) -> tuple[str, ...]:
         if found.count(text) > 1:
             raise UsageError(f"estimator {text!r} is listed twice: list it once, --seeds repeats it")
     return tuple(found)
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """By name, what tables and figures call it: `own/mine.py:Mine` is Mine where no other is so called."""
+    names = list(names)
+    short = {name: _class_of(name) for name in names}
+    called = [*short.values(), *names]
+    return {name: s if s == name or called.count(s) == 1 else name for name, s in short.items()}
+
+
+def _class_of(name: str) -> str:
+    file, _, rest = name.partition(".py:")
+    return rest if rest and "=" not in file else name

@@ -74,6 +74,9 @@ def k_hat(results: Mapping[str, Any]) -> Figure:
         figure = new_figure(9.0, 3.4)
         left, right = figure.subplots(1, 2)
         _k_hats(left, results["k_hat"])
+        handles, labels = left.get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside upper left", ncols=len(handles), handlelength=1)
         _sizes(right, results["effective_sample_size"])
         return figure
 
@@ -103,8 +106,7 @@ def _k_hats(axes: Axes, found: Mapping[str, Any] | None) -> None:
         axes.axvline(value, color=INK, lw=1, ls=(0, (4, 3)))
     low, high = min(edges[0], GOOD - 0.2), max(edges[-1], TRUSTED + 0.2)
     axes.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
-    axes.set_ylim(top=1.42 * counts.max())
-    axes.legend(loc="upper right", fontsize=8, handlelength=1, labelspacing=0.3)
+    axes.margins(y=0.08)
 
 
 def _sizes(axes: Axes, found: Mapping[str, Any]) -> None:

@@ -13,6 +13,10 @@ def cell(found: Mapping[str, Any], name: str) -> str:
     return measured(found[name], found.get(f"{name}_stderr"))
 
 
+def data(count: int) -> str:
+    return "1 datum" if count == 1 else f"{count} data"
+
+
 def share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 

@@ -41,7 +41,7 @@ def ais(told: Page, results: Mapping[str, Any], drawn: Drawn) -> None:
     if found["bdmc_missing"]:
         rows.append(["both sides", "–", found["bdmc_missing"]])
     else:
-        sides = (("lower side", "bdmc_lower"), ("upper side", "bdmc_upper"), ("upper less lower", "bdmc_gap"))
+        sides = (("lower side", "bdmc_lower"), ("upper side", "bdmc_upper"), ("upper - lower", "bdmc_gap"))
         rows += [[label, cell(found, name), whose] for label, name in sides]
     caption = f"The transitions were accepted with probability {short(found['ais_acceptance'])}."
     told.table(["", "nats per datum", "of"], rows, caption=caption)

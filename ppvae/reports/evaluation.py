@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ppvae.plots import bounds, importance, ranks, rates
 from ppvae.plots import gaps as gap_plots
 from ppvae.reports import chain_sections, guide_sections, importance_sections
-from ppvae.reports.cells import cell, share, short
+from ppvae.reports.cells import cell, data, share, short
 from ppvae.reports.page import Page
 
 _SECTIONS: dict[str, tuple[str, Callable[..., None]]] = {
@@ -83,10 +83,12 @@ _BOTH = "of both sides of log p(x), annealed chains"
 
 def _lead(results: Mapping[str, Any]) -> str:
     step = f" The parameters are those of step {results['step']}." if "step" in results else ""
+    count = results["n_elbo"]
+    described = f"{results['split']} {'data' if count > 1 else 'datum'} of {results['data']}"
+    spread = "± is one standard error of the mean over the data" if count > 1 else "one datum has no ±"
     return (
-        f"How well the model describes {results['n_elbo']} {results['split']} data of {results['data']}, "
-        f"and how far its guide can be trusted.{step} Numbers are in nats per datum unless they say "
-        "otherwise; ± is one standard error of the mean over the data."
+        f"How well the model describes {count} {described}, and how far its guide can be trusted.{step} "
+        f"Numbers are in nats per datum unless they say otherwise; {spread}."
     )
 
 
@@ -94,9 +96,9 @@ def _summary(told: Page, results: Mapping[str, Any]) -> None:
     k, n = results["k"], results["n"]
     told.section("Summary")
     rows = [
-        ("elbo", "elbo", f"lower bound on log p(x), one draw for each of {results['n_elbo']} data"),
-        ("log p(x)", "log_likelihood", f"importance sampling, K = {k}, {n} data"),
-        ("bits per dimension", "bits_per_dim", f"-log2 p(x) for each entry of x, K = {k}, {n} data"),
+        ("elbo", "elbo", f"lower bound on log p(x), one draw for each of {data(results['n_elbo'])}"),
+        ("log p(x)", "log_likelihood", f"importance sampling, K = {k}, {data(n)}"),
+        ("bits per dimension", "bits_per_dim", f"-log2 p(x) for each entry of x, K = {k}, {data(n)}"),
         ("rate", "rate", "KL(q(z | x), p(z)): what the latents cost"),
         ("distortion", "distortion", "-E log p(x | z): what is left to say of x"),
         ("active units", "active_units", "latent dimensions whose mean moves with the datum"),
@@ -107,17 +109,17 @@ def _summary(told: Page, results: Mapping[str, Any]) -> None:
         why = results["reasons"].get(name, "")
         cells.append([label, "–", why] if missing else [label, cell(results, name), about])
     if results.get("k_hat"):
-        cells.append(["k-hat above 0.7", share(results["k_hat"]["share_above"]), f"of {n} data, K = {k}"])
+        cells.append(["k-hat above 0.7", share(results["k_hat"]["share_above"]), f"of {data(n)}, K = {k}"])
     if results.get("effective_sample_size"):
         median = results["effective_sample_size"]["quantiles"].get("0.5")
-        cells.append(["effective sample size", short(median), f"median of {n} data, of K = {k} draws"])
+        cells.append(["effective sample size", short(median), f"median of {data(n)}, of K = {k} draws"])
     if found := results.get("calibration"):
-        verdict = "passed" if found["passed"] else "failed"
+        verdict = "not seen to fail" if found["passed"] else "failed"
         cells.append(["calibration", verdict, f"{found['failing']} of {found['ranked']} ranks not uniform"])
     if found := results.get("gaps"):
         for name in ("approximation", "amortization"):
-            cells.append([f"{name} gap", cell(found, f"{name}_gap"), f"{found['n']} data"])
+            cells.append([f"{name} gap", cell(found, f"{name}_gap"), data(found["n"])])
     if found := results.get("ais"):
-        cells.append(["log p(x), annealed", cell(found, "ais_lower"), f"lower bound, {found['n']} data"])
-        cells.append(["upper less lower", cell(found, "bdmc_gap"), found["bdmc_missing"] or _BOTH])
+        cells.append(["log p(x), annealed", cell(found, "ais_lower"), f"lower bound, {data(found['n'])}"])
+        cells.append(["upper - lower", cell(found, "bdmc_gap"), found["bdmc_missing"] or _BOTH])
     told.table(["quantity", "value", "what it is"], cells)

@@ -113,6 +113,61 @@ def test_help_answers_without_torch():
     assert "--budget-seconds" in done.stdout
 
 
+BROKEN = """from pathlib import Path
+
+from ppvae.estimators import ELBO
+
+
+class Broken(ELBO):
+    def objective(self, terms, knobs):
+        if Path(__file__).with_name("todo").exists():
+            raise ValueError("not yet")
+        return super().objective(terms, knobs)
+"""
+
+
+def test_what_fails_is_told_and_the_status_is_one(tmp_path, capfd):
+    file = tmp_path / "own.py"
+    file.write_text(BROKEN)
+    (tmp_path / "todo").touch()
+    words = ["--estimators", f"{file}:Broken", "elbo", "--out", str(tmp_path / "runs")]
+    assert main(["compare", "ppca_mean_field", *QUICK, *words]) == 1
+    said = capfd.readouterr()
+    lines = said.err.splitlines()
+    assert lines[0] == f"1/2 {file}:Broken, seed 0: failed: {file}:9: ValueError: not yet"
+    assert lines[1].startswith("2/2 elbo, seed 0: 3 steps in ")
+    assert len(lines) == 3
+    names = f"{file}:Broken, seed 0; {file}:Broken in the laboratory"
+    assert lines[2].startswith(f"ppvae: failed: {names}; see the lines above, mend them, and go on with: ")
+    assert lines[2].endswith(f"ppvae compare --resume {folder_of(tmp_path / 'runs')}")
+    assert said.out.splitlines()[-1].startswith("written: ")
+    (tmp_path / "todo").unlink()
+    again = ["compare", "--resume", "latest", *words]
+    assert main(again) == 0
+    assert [line[:4] for line in capfd.readouterr().err.splitlines()] == ["1/2 "]
+
+
+def test_where_no_estimator_comes_to_an_end_the_status_is_one(tmp_path, capfd):
+    words = ["--estimators", "arm", "--repeats", "0", "--out", str(tmp_path)]
+    assert main(["compare", "ppca_mean_field", *QUICK, *words]) == 1
+    said = capfd.readouterr()
+    assert said.err.splitlines()[-1] == "ppvae: no estimator came to an end: see the lines above"
+    assert "refused: " in said.out
+    assert "standard error" not in said.out
+    assert list((folder_of(tmp_path) / "figures").glob("*")) == []
+    words = ["--estimators", "arm", "elbo", "--repeats", "0", "--out", str(tmp_path / "other")]
+    assert main(["compare", "ppca_mean_field", *QUICK, *words]) == 0  # what is refused is no failure
+
+
+def test_what_is_not_listed_again_is_kept_and_named(tmp_path, capfd):
+    words = [*QUICK, "--repeats", "0", "--out", str(tmp_path)]
+    assert main(["compare", "ppca_mean_field", "--estimators", "elbo", "stl", *words]) == 0
+    assert "kept in the folder" not in capfd.readouterr().out
+    assert main(["compare", "--resume", "latest", "--estimators", "elbo", "--out", str(tmp_path)]) == 0
+    line = "kept in the folder, not shown: stl, seed 0: list them to see them"
+    assert line in capfd.readouterr().out.splitlines()
+
+
 def test_an_interrupt_says_how_to_go_on(tmp_path, capfd, monkeypatch):
     from ppvae.comparison import grid
 

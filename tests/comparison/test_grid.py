@@ -12,9 +12,9 @@ import yaml
 from torch import nn
 
 import ppvae
-from ppvae.comparison import Comparison, compare, grid
+from ppvae.comparison import Comparison, cells, compare, grid
 from ppvae.comparison.cells import METRICS, Cell
-from ppvae.comparison.folders import CELLS, GRID, Folder
+from ppvae.comparison.folders import CELLS, GRID, LABORATORY, Folder, unlisted
 from ppvae.comparison.plan import Plan, named
 from ppvae.data import Dataset, Split
 from ppvae.errors import PairError, RunError, UsageError
@@ -177,13 +177,86 @@ def test_a_cell_that_diverges_is_a_row_and_keeps_its_curve():
     assert [c.status for c in found.of("elbo")] == ["done", "done"]
 
 
+class Raising(ELBO):
+    """Raises in the second step."""
+
+    def __init__(self, error: type[BaseException] = ValueError):
+        super().__init__()
+        self.calls, self.error = 0, error
+
+    def objective(self, terms, knobs):
+        self.calls += 1
+        if self.calls > 1:
+            raise self.error("I am\nbroken")
+        return super().objective(terms, knobs)
+
+
+@pytest.mark.parametrize("repeats", [0, 8])
+def test_what_an_estimator_raises_is_its_row_and_the_others_go_on(repeats, tmp_path, monkeypatch):
+    mine = {"broken": Raising(), "elbo": "elbo"}
+    found = quick(mine, repeats=repeats, save=True, out=tmp_path)
+    assert [c.status for c in found.of("broken")] == ["failed", "failed"]
+    assert [c.steps for c in found.of("broken")] == [1, 1]
+    for line in [c.line for c in found.of("broken")]:
+        assert line.startswith(f"{__file__}:")
+        assert line.endswith(": ValueError: I am")
+    assert [c.status for c in found.of("elbo")] == ["done", "done"]
+    in_the_laboratory = ["broken in the laboratory"] if repeats else []
+    assert found.failed() == ["broken, seed 0", "broken, seed 1", *in_the_laboratory]
+    assert not found.is_empty()
+    if found.laboratory is not None:
+        assert found.laboratory.at == "those after 2 steps of elbo (seed 0)"
+        assert found.laboratory.probes[0].failed is not None
+        assert found.laboratory.probes[1].groups
+        assert found.folder is not None
+        assert not (found.folder / LABORATORY).exists()
+    count = stopped(monkeypatch, 99)
+    again = compare("ppca_mean_field", mine, numbers(), resume=found.folder)
+    assert len(count) == 2  # what failed is tried again; so is the laboratory
+    assert timeless(again.to_dict())["cells"] == timeless(found.to_dict())["cells"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_stops_the_grid(error):
+    with pytest.raises(error):
+        quick({"broken": Raising(error), "elbo": "elbo"}, repeats=0)
+
+
+def test_what_raises_when_it_is_evaluated_is_a_row_too(monkeypatch):
+    def evaluated(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("ppvae.comparison.cells.evaluate", evaluated)
+    (cell,) = quick(["elbo"], seeds=1, repeats=0).cells
+    assert cell.status == "failed"
+    assert cell.line.endswith(": ZeroDivisionError")
+    assert cell.steps == 5
+
+
+def test_the_laboratory_does_not_look_where_parameters_are_no_numbers():
+    class Jumping(ELBO):
+        """Its loss is a number, whose gradient is none."""
+
+        def objective(self, terms, knobs):
+            found = super().objective(terms, knobs)
+            loss = found.losses["all"]
+            loss.register_hook(lambda gradient: gradient * math.nan)
+            return Objective(found.bound, {"all": 1.0 * loss})
+
+    found = quick({"jumping": Jumping(), "elbo": "elbo"}, probe=True, probe_steps=1)
+    assert found.laboratory is not None
+    assert found.laboratory.at == "those after 1 step of elbo (seed 0)"
+
+
 def test_a_disk_that_is_full_is_no_divergence(tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise RunError("disk full")
 
-    monkeypatch.setattr(Folder, "keep_cell", full)
-    with pytest.raises(RunError, match="disk full"):
-        quick(["elbo"], save=True, out=tmp_path, repeats=0)
+    for owner, name in ((Folder, "keep_cell"), (cells, "run_loop")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            with pytest.raises(RunError, match="disk full"):
+                quick(["elbo"], save=True, out=tmp_path, repeats=0)
 
 
 def test_a_broken_pair_is_refused_before_anything_is_trained(monkeypatch):
@@ -375,6 +448,38 @@ def test_a_damaged_cell_is_trained_again(tmp_path, monkeypatch):
     assert timeless(found.to_dict())["cells"] == timeless(first.to_dict())["cells"]
 
 
+@pytest.mark.parametrize("other", [{"bogus": 1}, {"estimator": "elbo"}, ["elbo"], None, "elbo"])
+def test_a_cell_of_another_form_is_trained_again(other, tmp_path, monkeypatch):
+    first = quick(["elbo"], save=True, out=tmp_path, seeds=1, repeats=0)
+    assert first.folder is not None
+    (file,) = (first.folder / CELLS).iterdir()
+    saved = json.loads(file.read_text())
+    other = {**saved["cell"], **other} if isinstance(other, dict) and "bogus" in other else other
+    file.write_text(json.dumps({**saved, "cell": other}))
+    count = stopped(monkeypatch, 99)
+    found = compare("ppca_mean_field", data=numbers(), resume=first.folder)
+    assert len(count) == 1
+    assert timeless(found.to_dict())["cells"] == timeless(first.to_dict())["cells"]
+
+
+@pytest.mark.parametrize("other", [{}, [], "elbo", {"probes": ["elbo"]}, {"probes": [], "bogus": 1}])
+def test_a_laboratory_of_another_form_is_done_again(other, tmp_path):
+    first = quick(["elbo"], save=True, out=tmp_path, probe=True)
+    assert first.folder is not None
+    file = first.folder / LABORATORY
+    file.write_text(json.dumps({**json.loads(file.read_text()), "laboratory": other}))
+    found = compare("ppca_mean_field", data=numbers(), resume=first.folder)
+    assert timeless(found.to_dict())["laboratory"] == timeless(first.to_dict())["laboratory"]
+
+
+def test_a_folder_that_names_no_pair(tmp_path):
+    first = quick(["elbo"], save=True, out=tmp_path, probe=True)
+    assert first.folder is not None
+    (first.folder / GRID).write_text("foo: 3")
+    with pytest.raises(RunError, match=r"grid.yaml names no pair: begin the comparison again"):
+        compare(data=numbers(), resume=first.folder)
+
+
 def test_two_processes_cannot_work_in_one_folder(tmp_path):
     import subprocess
     import sys
@@ -456,6 +561,15 @@ def test_trained_parameters_may_be_kept(tmp_path):
         trained = ppvae.load(run)
         assert trained.evaluate(k=3, n=5)["elbo"] == finals.pop(trained.config.seed)
     assert not finals
+
+
+def test_what_a_folder_holds_beside_what_is_listed(tmp_path):
+    first = quick(["elbo", "stl"], save=True, out=tmp_path, seeds=2, repeats=0)
+    assert first.folder is not None
+    assert unlisted(first.folder, first.cells) == []
+    found = compare("ppca_mean_field", ["elbo"], numbers(), resume=first.folder, seeds=1)
+    assert [cell.name for cell in found.cells] == ["elbo, seed 0"]
+    assert unlisted(first.folder, found.cells) == ["elbo, seed 1", "stl, seed 0", "stl, seed 1"]
 
 
 # ---- what comes back

@@ -182,3 +182,16 @@ def test_z_by_its_formula():
 def test_unit():
     torch.testing.assert_close(unit(torch.tensor([3.0, 4.0])), torch.tensor([0.6, 0.8]))
     assert torch.equal(unit(torch.zeros(2)), torch.zeros(2))
+
+
+def test_what_is_no_number_stays_none():
+    """max(0, nan) is 0, and nan > 0 is false: a gradient of NaN would have no bias."""
+    nan = torch.tensor(math.nan)
+    for square, stderr in ((math.nan, math.nan), (math.nan, 0.1), (1.0, math.nan)):
+        found = root(square, stderr)
+        assert math.isnan(found.value)
+        assert found.stderr is not None
+        assert math.isnan(found.stderr)
+    assert math.isnan(z_of_bias([nan] * 3, None, 0.0, 0.0))
+    assert math.isnan(z_of_bias([torch.tensor(1.0)] * 2, [nan] * 3, 0.0, 0.0))
+    assert z_of_bias([torch.tensor(1.0)] * 2, None, 1.0, 0.0) == 0.0

@@ -183,8 +183,73 @@ def test_details_have_the_standard_errors():
 
 
 def test_what_one_refuses_is_told_once_below():
-    shown = printed(comparison(), 200)
-    assert shown.count("dreg: refused: DReG needs <leaves>") == 3  # once a block
+    assert printed(comparison(), 200).count("dreg: refused: DReG needs <leaves>") == 1
+
+
+def test_what_failed_is_told_as_that():
+    found = comparison()
+    assert found.laboratory is not None
+    found.laboratory.probes[-1] = Probe("dreg", failed="mine.py:3: ValueError: no <leaves>")
+    rows = {row[0]: row for row in blocks(found)[1].rows}
+    assert rows["dreg"] == ["dreg", "failed: mine.py:3: ValueError: no <leaves>"]
+    shown = printed(found, 200)
+    assert "dreg: refused: DReG needs <leaves>" in shown  # by its trainings
+    assert shown.count("dreg: failed: mine.py:3: ValueError: no <leaves>") == 1
+    assert found.failed() == ["dreg in the laboratory"]
+
+
+def renamed(found: Comparison, before: str, after: str) -> Comparison:
+    found.estimators = [after if name == before else name for name in found.estimators]
+    assert found.laboratory is not None
+    for part in (*found.cells, *found.laboratory.probes):
+        part.estimator = after if part.estimator == before else part.estimator
+    return found
+
+
+def test_eighty_columns_break_no_name_and_no_number():
+    """What there is no room for is left out; the page has it."""
+    found = renamed(comparison(), "stl:k=5", "elbo:z=straight_through")
+    shown = printed(renamed(found, "wake", "own/estimators/mine.py:Wake:k=3"), 80)
+    for text in ("elbo:z=straight_through ", " Wake:k=3 ", " -98.70 ± 0.69 ", " +1.60 [-0.88, +4.08]"):
+        assert text in shown
+    assert sum(line.startswith(" elbo:z=straight_through ") for line in shown.splitlines()) == 3
+    assert "time" in shown
+    assert "var. x" not in shown
+    assert "steps\n" not in shown
+    assert "Wake:k=3 is own/estimators/mine.py:Wake:k=3." in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_sixty_columns_break_numbers_before_names():
+    found = renamed(comparison(), "stl:k=5", "elbo:z=score")
+    shown = printed(found, 60)
+    assert sum(line.startswith(" elbo:z=score ") for line in shown.splitlines()) == 3
+    assert max(map(len, shown.splitlines())) <= 60
+
+
+def test_the_terminal_says_what_its_columns_are():
+    shown = " ".join(printed(comparison(), 80).split())
+    for words in ("z: that in standard errors of its noise, above 3 (!)", "SNR: |mean| / sd", "DSNR: along"):
+        assert shown.count(words) == 1
+
+
+def test_why_there_is_no_truth():
+    found = comparison()
+    assert found.laboratory is not None
+    found.laboratory.probes[2].groups["model"].target = "K = 2"
+    found.laboratory.probes[2].groups["model"].without = "its truth failed: MemoryError"
+    assert "No bias is told of wake: its truth failed: MemoryError." in blocks(found)[1].notes
+
+
+def test_where_nothing_was_done_nothing_is_said_of_seeds():
+    found = comparison()
+    found.cells = [c for c in found.cells if c.estimator == "dreg"]
+    found.estimators = ["dreg"]
+    found.laboratory = None
+    assert blocks(found)[0].notes == []
+    assert found.figures() == {}
+    assert found.is_empty()
+    assert not comparison().is_empty()
 
 
 def test_the_page_escapes_and_speaks_of_everything():
@@ -206,6 +271,10 @@ def test_figures_say_what_they_show():
     labels = {line.get_label() for line in curves[0].lines}
     assert {"elbo", "stl:k=5", "wake"} <= labels
     assert "dreg" not in labels
+    assert [label.get_text() for label in found["differences"].axes[0].get_yticklabels()] == [
+        "stl:k=5",
+        "wake",
+    ]
     assert len(curves[0].collections) == 3  # a band for each of several seeds
     assert [axes.get_title(loc="left") for axes in found["gradients"].axes] == [
         "Bias", "Variance", "SNR", "DSNR", "Variance x time",
@@ -224,10 +293,23 @@ def test_curves_are_means_and_bands_are_ranges():
     assert max(at_the_end) == pytest.approx(max(ends))
 
 
-def test_a_bias_that_is_not_seen_is_drawn_hollow_at_its_limit():
+def test_what_broke_down_at_once_has_no_curve():
+    found = comparison()
+    for status in ("refused", "diverged"):
+        for c in found.of("dreg"):
+            c.status = status
+            c.curve = [{"step": 0, "seconds": 0.0, "elbo": -150.0, "log_likelihood": -149.0}]
+        axes = figures(found)["curves"].axes[0]
+        assert {line.get_label() for line in axes.lines} == {"elbo", "stl:k=5", "wake"}
+    for c in found.of("wake"):
+        c.status = "failed"
+    assert {line.get_label() for line in figures(found)["curves"].axes[0].lines} == {"elbo", "stl:k=5"}
+
+
+def test_a_bias_that_is_not_seen_is_drawn_hollow_two_standard_errors_up():
     axes = figures(comparison())["gradients"].axes[0]
     marks = {round(float(line.get_xdata()[0]), 6): line for line in axes.lines}  # type: ignore[index]
-    hollow, full = marks[0.021], marks[0.53]
+    hollow, full = marks[0.032], marks[0.53]
     assert hollow.get_markerfacecolor() == "white"
     assert full.get_markerfacecolor() != "white"
 
@@ -240,6 +322,28 @@ def test_an_interval_that_leaves_out_zero_is_filled():
     marks = [line for line in axes.lines if line.get_markersize() == 6]
     assert marks[0].get_markerfacecolor() != "white"
     assert float(marks[0].get_xdata()[0]) == pytest.approx(7.0)  # type: ignore[index]
+
+
+def test_one_seed_fills_no_mark():
+    found = comparison()
+    found.cells = [c for c in found.cells if c.seed == 1]
+    drawn = figures(found)
+    for axes in drawn["differences"].axes:
+        marks = [line for line in axes.lines if line.get_marker() == "o"]
+        assert [mark.get_markersize() for mark in marks] == [6, 6]  # no grey dots on the same points
+        assert {mark.get_markerfacecolor() for mark in marks} == {"white"}
+    page = report(found, drawn).html()
+    assert "one seed, which has no interval, so that no mark is filled." in page
+    assert "filled where the interval leaves out 0" not in page
+    assert "filled where the interval leaves out 0" in report(comparison(), drawn).html()
+
+
+def test_an_interval_that_holds_zero_shows_it():
+    found = comparison()
+    for c in found.cells:  # differences to elbo of -1, 0, 1 and a bit: mean .0001, half width 2.48
+        c.final["log_likelihood"] = -98.0 + (c.seed - 0.9999) * (c.estimator != "elbo")
+    row = {row[0]: row for row in blocks(found)[0].rows}["stl:k=5"]
+    assert row[3] == "0.00 [-2.48, +2.48]"
 
 
 @pytest.mark.parametrize(
@@ -274,14 +378,32 @@ def test_numbers_that_are_none_are_not_drawn():
     assert found.laboratory is not None
     for probed in found.laboratory.probes:
         for finding in probed.groups.values():
-            finding.snr = math.inf
-            finding.variance = Estimate(0.0, 0.0)
+            finding.dsnr = None
     drawn = figures(found)["gradients"].axes
-    assert drawn[1].texts[0].get_text() == "none"
-    assert drawn[2].texts[0].get_text() == "none"
+    assert [text.get_text() for text in drawn[3].texts] == ["none"]
+
+
+def test_zero_and_infinity_stand_at_the_edges():
+    found = comparison()
+    assert found.laboratory is not None
+    for finding in found.laboratory.probes[0].groups.values():
+        finding.snr, finding.variance, finding.bias = math.inf, Estimate(0.0), Estimate(0.0)
+    figure = figures(found)["gradients"]
+    said = [[(text.get_text(), text.xy) for text in axes.texts] for axes in figure.axes]  # type: ignore[attr-defined]
+    zero, infinity = ("0", (0.0, 0)), ("∞", (1.0, 0))
+    assert said == [[zero] * 2, [zero] * 2, [infinity] * 2, [infinity], [zero] * 2]
+    found.laboratory.probes = found.laboratory.probes[:1]
+    (legend,) = figures(found)["gradients"].legends  # though no mark is filled
+    assert [text.get_text() for text in legend.get_texts()] == ["model", "guide"]
 
 
 def test_everything_is_written(tmp_path):
+    (tmp_path / "made" / "figures").mkdir(parents=True)
+    (tmp_path / "made" / "figures" / "curves.png").touch()
+    found = comparison()
+    found.cells = []
+    folder = found.write(tmp_path / "made")
+    assert [path.name for path in (folder / "figures").iterdir()] == ["gradients.png"]  # the old one went
     folder = comparison().write(tmp_path / "made")
     assert {path.name for path in folder.iterdir()} == {"compare.json", "report.html", "figures"}
     assert {path.name for path in (folder / "figures").iterdir()} == {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ppvae.comparison.words import split_estimators
+from ppvae.comparison.words import short_names, split_estimators
 from ppvae.errors import UsageError
 
 
@@ -43,3 +43,11 @@ def test_none_at_all(words):
 def test_one_listed_twice():
     with pytest.raises(UsageError, match="'elbo' is listed twice"):
         split_estimators("elbo,iwae,elbo")
+
+
+def test_names_of_ones_own_are_shown_without_their_file():
+    names = ["elbo", "own/mine.py:Mine:a=1", "pyro:Trace_ELBO", "iwae:k=5,beta=1"]
+    assert list(short_names(names).values()) == ["elbo", "Mine:a=1", "pyro:Trace_ELBO", "iwae:k=5,beta=1"]
+    two = ["a.py:Mine", "b.py:Mine", "c.py:Other"]
+    assert list(short_names(two).values()) == ["a.py:Mine", "b.py:Mine", "Other"]
+    assert short_names(["a.py:Mine", "Mine"])["a.py:Mine"] == "a.py:Mine"

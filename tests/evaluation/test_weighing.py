@@ -235,7 +235,7 @@ def test_options_are_checked():
     cases: list[tuple[dict[str, Any], str]] = [
         ({"k": 0}, "use at least 1 of each"),
         ({"k": "many"}, "k='many' does not fit: give a whole number"),
-        ({"calibration_n": 0}, "calibration_n=0 is too small: use at least 1"),
+        ({"calibration_n": 19}, "calibration_n=19 is too small: use at least 20"),
         ({"split": "tset"}, "no split 'tset', did you mean 'test'"),
         ({"start": "Prior"}, "no start 'Prior', did you mean 'prior'"),
         ({"seed": 2**32}, "seed=4294967296 is too large"),

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ppvae.cli import main
+from ppvae.commands import _trust_rows
 from ppvae.plots import bounds, gaps, importance, ranks, rates, worst
 from ppvae.plots.style import write
-from ppvae.reports import evaluation
+from ppvae.reports import evaluation, measured
 from ppvae.reports.run_report import REPORT
 from ppvae.runs import strict_json
 
@@ -76,6 +77,19 @@ def test_the_numbers_are_those_of_the_json(run, results):
     assert f"{results['calibration']['failing']} of {results['calibration']['ranked']} ranks" in html
 
 
+def test_the_terminal_claims_no_more_than_was_seen(results):
+    rows = {row[0]: row for row in _trust_rows(results)}
+    wanted = "not seen to fail" if results["calibration"]["passed"] else "failed"
+    assert rows["calibration"][1] == wanted
+    passed = {**results, "calibration": {**results["calibration"], "passed": True}}
+    assert {row[0]: row for row in _trust_rows(passed)}["calibration"][1] == "not seen to fail"
+    html = evaluation.page(passed, {}, title="x", about={}).html()
+    assert "not seen to fail" in html
+    assert ">passed<" not in html
+    ais = results["ais"]
+    assert rows["upper - lower"][1] == measured(ais["bdmc_gap"], ais["bdmc_gap_stderr"])
+
+
 def test_the_terminal_says_it_in_short(run, capsys, monkeypatch):
     monkeypatch.chdir(run.parents[1])
     monkeypatch.setenv("COLUMNS", "200")
@@ -88,6 +102,9 @@ def test_the_terminal_says_it_in_short(run, capsys, monkeypatch):
     html = (run / REPORT).read_text(encoding="utf-8")
     assert tuple(headings(html)) == tuple(h for h in HEADINGS if HEADINGS.index(h) not in (4, 5, 6, 7))
     evaluated = json.loads((run / "evaluation.json").read_text())
+    for name in ("elbo", "bits_per_dim", "rate"):  # as the page has them
+        assert measured(evaluated[name], evaluated[f"{name}_stderr"]) in out
+        assert measured(evaluated[name], evaluated[f"{name}_stderr"]) in html
     assert "calibration" not in evaluated
 
 
@@ -133,6 +150,28 @@ def test_figures_need_nothing_but_the_json(results):
     found = evaluation.figures(results)
     assert set(found) == {"k_curve", "k_hat", "rates", "calibration", "gaps", "ais", "rate_distortion"}
     assert all(isinstance(figure, Figure) for figure in found.values())
+
+
+def test_one_datum_has_no_spread_and_the_page_says_so(results):
+    one = {**results, "n": 1, "n_elbo": 1}
+    html = evaluation.page(one, {}, title="one", about={}).html()
+    assert "1 test datum of" in html
+    assert "one datum has no ±" in html
+    assert "1 data" not in html
+    assert (
+        "is one standard error of the mean over the data"
+        in evaluation.page(results, {}, title="some", about={}).html()
+    )
+
+
+def test_no_line_runs_through_the_legend_of_k_hat(results):
+    figure = importance.k_hat(results)
+    assert all(axes.get_legend() is None for axes in figure.axes)
+    assert len(figure.legends[0].get_texts()) == 3
+    figure.draw_without_rendering()
+    panel = figure.axes[0].get_tightbbox()  # with its title
+    assert panel is not None
+    assert figure.legends[0].get_window_extent().y0 >= panel.y1
 
 
 def test_parts_of_a_rate_add_up_to_it():

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ppvae.errors import RunError, UsageError
-from ppvae.reports import Page, measured, numeral
+from ppvae.reports import Page, interval, measured, numeral, signed
 
 
 def line_figure() -> Figure:
@@ -159,8 +159,32 @@ def test_numeral(value, text):
         (-97.3142, 0.1234, "-97.31 ± 0.12"), (0.216279, 0.00032, "0.21628 ± 0.00032"),
         (12345.6, 33.0, "12346 ± 33"), (1.0, None, "1.000"), (None, 0.1, "–"),
         (2e8, 1e5, "(2.0000 ± 0.0010)e8"), (1e-9, 2e-10, "(1.00 ± 0.20)e-9"), (1.5, 0.0, "1.50000 ± 0"),
-        (float("nan"), 1.0, "nan"),
+        (float("nan"), 1.0, "nan"), (-96.4, 1e-14, "-96.4000 ± 0"), (-0.001, 0.2, "0.00 ± 0.20"),
     ],
 )  # fmt: skip
 def test_measured(value, stderr, text):
     assert measured(value, stderr) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "text"),
+    [
+        (1.6, 0.577, "+1.60"), (-1.6, 0.577, "-1.60"), (-0.004, 0.577, "0.00"), (0.004, 0.577, "0.00"),
+        (0.0506, 0.0041, "+0.0506"), (1.6, None, "+1.60"), (-0.25, None, "-0.250"), (0.0, None, "0.00"),
+        (0.0, 0.0, "0.00"), (None, 1.0, "–"), (float("nan"), 1.0, "nan"),
+    ],
+)  # fmt: skip
+def test_signed(value, stderr, text):
+    assert signed(value, stderr) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "stderr", "text"),
+    [
+        (-0.884, 4.084, 0.577, "[-0.88, +4.08]"), (-0.0032, 0.8213, 0.19, "[-0.003, +0.821]"),
+        (0.0, 1.0, 0.2, "[0.00, +1.00]"), (-3.2, 1.0, 12.0, "[-3, +1]"), (0.5, 0.5, 0.0, "[+0.500, +0.500]"),
+    ],
+)  # fmt: skip
+def test_interval(low, high, stderr, text):
+    """An end that is not 0 is not shown as 0."""
+    assert interval(low, high, stderr) == text
