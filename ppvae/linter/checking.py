@@ -107,11 +107,15 @@ def _prepare(subject: Subject, data: Any, batch: Any, sizes: dict[str, Any]) -> 
     try:
         subject.pair = find(subject.pair)
     except PPVAEError as error:
-        report.findings.append(_unplaced("pair", *told(error)))
+        if isinstance(cause := error.__cause__, SyntaxError):
+            where = places.Place(cause.filename, cause.lineno)
+            report.findings.append(
+                _unplaced("import", f"the file is no Python: {cause.msg}", "mend that line", where)
+            )
+        else:
+            report.findings.append(_unplaced("pair", *told(error)))
     except Exception as error:
         where = places.of_exception(error, _prepare.__code__)
-        if isinstance(error, SyntaxError):
-            where = places.Place(error.filename, error.lineno)
         text = f"the pair's file cannot be imported, {type(error).__name__}: {one_line(error)}"
         report.findings.append(_unplaced("import", text, "make the file run by itself: python FILE", where))
     if not report.ok:
