@@ -3,6 +3,8 @@
 Exact, over every draw of one bit that x depends on.
 """
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalOperand=false
+
 import pyro
 import pyro.distributions as dist
 import pytest
