@@ -142,14 +142,14 @@ def stack(parts: list[Terms]) -> Terms:
             found = [s.analytic_kl() for s in each]
             return None if any(kl is None for kl in found) else torch.cat(found)  # type: ignore[arg-type]
 
-        log_q = None if site.log_q is None else torch.cat([s.log_q for s in each])  # type: ignore[misc]
-        law = log_q if site.law is site.log_q else torch.cat([s.law for s in each])  # type: ignore[misc]
+        log_q = _joined([s.log_q for s in each])
+        law = log_q if site.law is site.log_q else _joined([s.law for s in each])
         sites[name] = dataclasses.replace(
             site,
             value=torch.stack([s.value for s in each]),
             log_p=torch.cat([s.log_p for s in each]),
             log_q=log_q,
-            law=None if site.law is None else law,
+            law=law,
             analytic_kl=kls,
             noise=None if site.noise is None else [s.noise for s in each],
             path=tuple(pair for s in each for pair in s.path),
@@ -159,3 +159,9 @@ def stack(parts: list[Terms]) -> Terms:
         for name, found in first.penalties.items()
     }
     return dataclasses.replace(first, sites=sites, penalties=penalties, particles=len(parts))
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    """All particles of one term; None where the site has none."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None

@@ -25,6 +25,7 @@ from tests.toys import (
     GUIDE_A,
     MLP_VAE,
     assert_same,
+    bernoulli_toy,
     bits,
     gaussian_toy,
     loss_and_gradients,
@@ -325,6 +326,19 @@ def test_a_closed_kl_needs_model_and_guide_weighted_alike():
         alike = score(handler(plain_model), handler(simple("z", "data")), {"x": torch.zeros(3)})
         assert torch.equal(alike.sites["z"].analytic_kl(), torch.zeros(1, 3))
         assert torch.isfinite(AnalyticKL().objective(terms, {}).bound).all()
+
+
+@pytest.mark.parametrize("how", ["score", "enumerate"])
+def test_particles_one_after_another_keep_what_has_no_law(how):
+    """A latent that is summed out has a log q and no law; masks and scales apart, a drawn one's is its
+    log q."""
+    built = bernoulli_toy(how=how)
+    terms = score(
+        built.run_model, built.run_guide, ones(5), particles=3, enumerated=built.enumerated, vectorize=False
+    )
+    site = terms.sites["z"]
+    assert site.log_q.shape == (3, 5)
+    assert site.law is (None if how == "enumerate" else site.log_q)
 
 
 def test_particles_one_after_another_are_the_same_terms():
