@@ -51,7 +51,7 @@ def probed(schedule: dict[str, Any], pair: str, seed: int, point: int) -> list[d
     )
     cells = []
     for one in found.probes:
-        assert one.refused is None, one.refused
+        assert one.line is None, one.line
         group = one.groups[schedule["group"]]
         cells.append(
             {

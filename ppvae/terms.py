@@ -116,9 +116,7 @@ class Terms:
     @property
     def log_global(self) -> Float[Tensor, " K"]:
         """log p - log q of all that lies outside the data plate, in nats for the whole data set."""
-        outside = [s.log_ratio for s in self.of("global")]
-        outside += [s.log_p for s in self.of("observed") if s.log_p.dim() == 1]
-        return self._total(outside, self.particles)
+        return self.log_shared + self._total([s.log_ratio for s in self.of("global")], self.particles)
 
     @property
     def log_shared(self) -> Float[Tensor, " K"]:

@@ -143,7 +143,7 @@ def find(text: str | Estimator) -> Estimator:
     if name not in ESTIMATORS:
         known = [*ESTIMATORS, *(f"pyro:{loss}" for loss in LOSSES)]
         raise UsageError(
-            f"no estimator {name!r}{nearest(name.lower(), known) or '.'} There are: {', '.join(known)}; "
+            f"no estimator {name!r}{nearest(name, known) or '.'} There are: {', '.join(known)}; "
             "your own is found as file.py:CLASS or module:CLASS"
         )
     return _made(ESTIMATORS[name], text, _options(options, text))

@@ -38,11 +38,11 @@ class Signal:
     def of(cls, terms: Terms, beta: Tensor | float) -> Signal:
         """log p(x | z) + beta * (log p(z) - log q(z | x)). The log q of a draw that is not differentiated has
         a gradient of mean zero, which is left out."""
-        local, outside = terms.log_likelihood, terms.log_global
+        local, outside = terms.log_likelihood, terms.log_shared
         for site in terms.of("local", "bound"):
             local = local + beta * _ratio(site)
-        for site in terms.of("global"):  # which log_global has in it already, with weight 1
-            outside = outside - site.log_ratio + beta * _ratio(site)
+        for site in terms.of("global"):
+            outside = outside + beta * _ratio(site)
         return cls(local, outside / terms.num_data, terms.log_shared / terms.num_data)
 
     def total(self) -> Tensor:

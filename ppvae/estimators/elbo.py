@@ -62,9 +62,7 @@ class ELBO(Estimator):
         beta = knob(knobs, "beta", self.beta)
         ratios = {s.name: self.site_ratio(s, terms) for s in terms.of("local", "bound")}
         outside = {s.name: self.site_ratio(s, terms) for s in terms.of("global")}
-        observed_outside = terms.log_global - sum(
-            (s.log_ratio for s in terms.of("global")), terms.log_global * 0
-        )
+        observed_outside = terms.log_shared
         log_likelihood = terms.log_likelihood
         rate = self._free([-r for r in ratios.values()], knobs, log_likelihood)
         global_rate = -sum(outside.values(), torch.zeros_like(terms.log_global))

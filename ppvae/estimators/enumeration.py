@@ -124,9 +124,8 @@ class Enumeration(Estimator):
         log_likelihood = _under(weight, terms.log_likelihood)
         log_ratio = _under(weight, terms.log_ratio)
         # Outside the data plate nothing is laid out: a plain mean over the draws.
-        global_ratio = sum((s.log_ratio for s in terms.of("global")), torch.zeros_like(terms.log_global))
-        outside = (terms.log_global - global_ratio).mean() / terms.num_data
-        global_ratio = global_ratio.mean() / terms.num_data
+        outside = terms.log_shared.mean() / terms.num_data
+        global_ratio = (terms.log_global - terms.log_shared).mean() / terms.num_data
         loss = -(log_likelihood + beta * log_ratio).mean() - outside - beta * global_ratio
         bound = (log_likelihood + log_ratio + outside + global_ratio).detach()
         found = {"elbo": bound.mean(), "rate": -log_ratio.detach().mean()}

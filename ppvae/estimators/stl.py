@@ -65,5 +65,4 @@ def _outside(terms: Terms, beta: Tensor | float) -> tuple[Tensor, Tensor]:
     for site in terms.of("global"):
         ratio = ratio + site.log_ratio
         prior = prior + (site.log_ratio if site.how == "enumerate" else site.log_p)
-    observed = terms.log_global - ratio
-    return observed + beta * ratio, observed + beta * prior
+    return terms.log_shared + beta * ratio, terms.log_shared + beta * prior

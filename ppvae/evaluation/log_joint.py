@@ -34,6 +34,7 @@ from ppvae.scoring import score
 from ppvae.shapes import Float
 from ppvae.terms import Site, Terms
 from ppvae.tracing import PARTICLE_PLATE, is_factor, sample_sites
+from ppvae.wrapped import innermost
 
 Start = Literal["guide", "prior"]
 
@@ -317,9 +318,7 @@ def _refuse_terms(terms: Terms, values: Mapping[str, Tensor]) -> None:
 
 def _family(fn: Any) -> str:
     """The name of a distribution under what wraps it."""
-    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "MaskedDistribution"):
-        fn = fn.base_dist
-    return type(fn).__name__
+    return type(innermost(fn)).__name__
 
 
 def _is_discrete(fn: Any) -> bool:

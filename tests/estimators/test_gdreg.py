@@ -16,7 +16,7 @@ from ppvae.estimators import IWAE, DReG, GDReG
 from ppvae.pair import Pair
 from tests.estimators.quadrature import Exact, Grid, apart
 from tests.test_proof_pairs import make
-from tests.toys import MLP_VAE, assert_same, bits, loss_and_gradients, z_score
+from tests.toys import MLP_VAE, GaussianGuide, assert_same, bits, loss_and_gradients, z_score
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -122,16 +122,6 @@ def test_a_masked_latent_has_no_prior():
     assert found["model.loc"][1] == 0
 
 
-class Normals(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.loc = nn.Parameter(torch.tensor(0.1))
-
-    def forward(self, x, *, n=None):
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", dist.Normal(self.loc, 1.0))
-
-
 class Gammas(nn.Module):
     def __init__(self):
         super().__init__()
@@ -172,7 +162,7 @@ class Mixture(nn.Module):
     [
         (Pair(model=Gammas, guide=LogNormals, data=None), "prior of 'z'.*is a Gamma: use dreg"),
         (
-            Pair(model=Mixture, guide=Normals, data=None, discrete={"c": "enumerate"}),
+            Pair(model=Mixture, guide=GaussianGuide, data=None, discrete={"c": "enumerate"}),
             "'z', whose prior depends on a latent that is summed out: use dreg",
         ),
     ],

@@ -14,6 +14,7 @@ from ppvae.errors import PairError
 from ppvae.estimators import find
 from ppvae.pair import Pair
 from tests.estimators.every_draw import moments
+from tests.toys import BernoulliGuide
 
 BITS = torch.tensor([0.0, 1.0])
 X = torch.tensor([1.7, 0.2, -0.4], dtype=torch.float64)
@@ -32,23 +33,13 @@ class Bag(nn.Module):
         pyro.sample("bag", dist.Normal(total, 0.5), obs=torch.tensor(3.0))
 
 
-class Guide(nn.Module):
-    def __init__(self, model=None):
-        super().__init__()
-        self.logit = nn.Parameter(torch.tensor(0.3))
-
-    def forward(self, x, *, n=None):
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", dist.Bernoulli(logits=self.logit))
-
-
 def bag():
-    return build(Pair(model=Bag, guide=Guide, data=None, discrete={"z": "score"})).double()
+    return build(Pair(model=Bag, guide=BernoulliGuide, data=None, discrete={"z": "score"})).double()
 
 
 def exact() -> tuple[torch.Tensor, torch.Tensor]:
     """The ELBO per datum and its gradient in the guide's logit, by the eight states."""
-    logit = torch.tensor(0.3, requires_grad=True)
+    logit = torch.logit(torch.tensor(0.6)).requires_grad_()
     q, p = dist.Bernoulli(logits=logit), dist.Bernoulli(logits=torch.tensor(-0.5))
     value = torch.zeros(())
     for z in torch.cartesian_prod(BITS, BITS, BITS).to(X):
