@@ -93,8 +93,7 @@ def _along_priors(
     for site, pull in zip(priors, pulls, strict=True):
         own = (beta * weight * site.log_p).sum(0).mean()
         (score,) = torch.autograd.grad(own, site.value, retain_graph=True)
-        # Where a mask counts nothing there is no score to be expressed.
-        pull = torch.where(score == 0, torch.zeros_like(pull), pull - score)
+        pull = pull - score
         normal = innermost(site.p)
         loc, scale = normal.loc, normal.scale  # type: ignore[attr-defined]
         noise = ((site.value - loc) / scale).detach()
