@@ -55,8 +55,10 @@ class PPCA(PyroModule):
         """p(z | x), exactly, of batch shape (B,)."""
         precision = self.precision()
         centred = x.flatten(-len(self.x_shape)) - self.mean
-        loc = torch.linalg.solve(precision, (centred @ self.weight / self.scale**2).mT).mT
-        return dist.MultivariateNormal(loc, precision_matrix=precision)
+        # It is positive definite, so that nobody has to wait for the answer whether it has a factor.
+        covariance = torch.cholesky_inverse(torch.linalg.cholesky_ex(precision).L)
+        loc = centred @ self.weight / self.scale**2 @ covariance
+        return dist.MultivariateNormal(loc, scale_tril=torch.linalg.cholesky_ex(covariance).L)
 
     def log_evidence(self, x: Tensor) -> Tensor:
         """log p(x) of each datum in nats, (B,)."""

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from ppvae import __version__
+from ppvae import __version__, launched
 from ppvae.comparison.options import CompareConfig, read_schedule
 from ppvae.config import TrainConfig
 from ppvae.errors import PPVAEError, UsageError, nearest
@@ -56,6 +56,13 @@ def check(
     binarization: Literal["none", "static", "dynamic", "threshold"] | None = None,
     sizes: Pairs = (),
     seed: int = 0,
+    speed: bool = False,
+    estimator: str | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    precision: Literal["float32", "tf32", "bf16"] | None = None,
+    compile: bool = True,
 ) -> int:
     """Check that a guide fits its model and both fit the data: every finding names file, line and fix. Or
     hold an estimator, such as iwae:k=5 or path/to/file.py:MyEstimator, against pairs whose truth is known.
@@ -66,7 +73,25 @@ def check(
         binarization: How grey pixels become bits.
         sizes: Constructor arguments, such as latent=20.
         seed: Seed of the parameters and the draws.
+        speed: Instead, time a training step and its parts, count what slows it down, and say what to change.
+        estimator: With --speed, what is maximized, as for train.
+        batch: With --speed, data in a batch.
+        threads: With --speed, CPU threads of torch.
+        device: With --speed, auto, cpu, cuda or cuda:N.
+        precision: With --speed, how exactly the nets compute.
+        compile: With --speed, compile the step, too: 10 to 60 seconds the first time.
     """
+    own = {"estimator": estimator, "batch": batch, "threads": threads, "device": device}
+    own |= {"precision": precision}
+    own = {name: value for name, value in own.items() if value is not None}
+    if speed:
+        from ppvae import commands_speed
+
+        shared = {"binarization": binarization, "sizes": values(sizes), "seed": seed}
+        return commands_speed.check_speed(pair, data, {**shared, **own}, compile)
+    if own or not compile:
+        option = f"--{next(iter(own), 'no-compile')}"
+        raise UsageError(f"{option} is an option of --speed: ppvae check {pair} --speed {option}")
     from ppvae import commands
 
     return commands.check_named(pair, data, binarization, values(sizes), seed)
@@ -329,6 +354,8 @@ def parse(argv: list[str]) -> Callable[[], int | None]:
         close = nearest(argv[0], COMMANDS) or "."
         raise UsageError(f"no command {argv[0]!r}{close} There are: {', '.join(COMMANDS)}")
     _refuse_flags(argv)
+    if launched.size() > 1 and argv[:1] != ["train"]:
+        raise UsageError(f"only train runs on several processes: start {' '.join(argv[:1])} without torchrun")
     command = _understood(argv, {})
     if argv[:1] != ["train"]:
         return command
@@ -369,7 +396,11 @@ def _refuse_flags(argv: list[str]) -> None:
     fields = dataclasses.fields(options) if options is not None else ()
     names = [n for n in names if n != "options"] + [f.name for f in fields]
     flags = [f"--{name.replace('_', '-')}" for name in names]
-    flags += [f"--no-{f.name.replace('_', '-')}" for f in fields if f.type == "bool"] + ["--help"]
+    switches = [f.name for f in fields if f.type == "bool"]
+    switches += [
+        n for n, p in inspect.signature(COMMANDS[argv[0]]).parameters.items() if p.annotation == "bool"
+    ]
+    flags += [f"--no-{name.replace('_', '-')}" for name in switches] + ["--help"]
     for word in argv[1:]:
         flag = word.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in flags:
@@ -418,7 +449,7 @@ def main(argv: list[str] | None = None) -> int:
         with _sigterm():
             return parse(argv)() or 0
     except PPVAEError as error:
-        print(f"ppvae: {error}", file=sys.stderr)
+        print(f"{_ours()}{error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("ppvae: interrupted", file=sys.stderr)
@@ -435,8 +466,13 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("PPVAE_TRACEBACK"):
             raise
-        print(f"ppvae: {_told(error)}", file=sys.stderr)
+        print(f"{_ours()}{_told(error)}", file=sys.stderr)
         return 1
+
+
+def _ours() -> str:
+    """The start of every line that says what went wrong."""
+    return f"ppvae: rank {launched.rank()}: " if launched.size() > 1 else "ppvae: "
 
 
 def _told(error: BaseException) -> str:
@@ -456,7 +492,11 @@ class _Terminated(BaseException):
 
 @contextlib.contextmanager
 def _sigterm() -> Iterator[None]:
-    """Inside, SIGTERM unwinds the stack, so that what is open is closed; a thread cannot have that."""
+    """Inside, SIGTERM unwinds the stack, so that what is open is closed; a thread cannot have that. Nor has
+    one of several processes: while it waits for the others it runs no Python, and torchrun ends it so."""
+    if launched.size() > 1:
+        yield
+        return
     try:
         before = signal.signal(signal.SIGTERM, _terminated)
     except ValueError:

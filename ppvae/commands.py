@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ppvae import estimators, plots, registry, scaffold
+from ppvae import estimators, launched, plots, registry, scaffold
 from ppvae.config import TrainConfig
 from ppvae.data import load as load_data
 from ppvae.data import names as data_names
@@ -64,7 +64,7 @@ def check_named(
     name: str, data: str | None, binarization: str | None, sizes: dict[str, Any], seed: int
 ) -> int:
     """Check a pair, or an estimator where the name is no pair's."""
-    if not _names_estimator(name):
+    if not names_estimator(name):
         return check_pair(name, data, binarization, sizes, seed)
     if data or binarization or sizes:
         raise UsageError(f"{name} is an estimator, which is checked on pairs of its own: give it alone")
@@ -73,7 +73,7 @@ def check_named(
     return 0 if report.ok else 1
 
 
-def _names_estimator(text: str) -> bool:
+def names_estimator(text: str) -> bool:
     """Whether a text names an estimator; what could be a pair is one.
 
     Raises:
@@ -136,8 +136,10 @@ def train_pair(name: str, config: TrainConfig, resume: str | None) -> None:
     started = time.monotonic()
     if config.threads is not None:
         torch.set_num_threads(config.threads)  # evaluation and pictures, too
-    run = Run.open(resume, write=True, root=config.out) if resume else None
+    run = Run.open(resume, write=launched.rank() == 0, root=config.out) if resume else None
     trained = fit(name, config=config, save=True, resume=run)
+    if trained.run is None:  # of several processes one evaluates, writes and shows
+        return
     seconds = time.monotonic() - started
     results = _evaluated(trained, config) if config.eval_k and trained.dataset is not None else None
     draw_figures(trained)

@@ -32,8 +32,9 @@ class TrainConfig:
     """Constructor arguments of the pair's model and guide, such as latent=20 hidden=400."""
     estimator: str = "elbo"
     """What is maximized: elbo, analytic_kl, iwae:particles=50, pyro:NAME; options follow a colon."""
-    engine: Literal["eager", "pyro"] = "eager"
-    """eager: our own step; pyro: the literal pyro.infer.SVI with its Trace_ELBO."""
+    engine: Literal["auto", "eager", "graph", "cudagraph", "pyro"] = "auto"
+    """eager: plain torch; graph: the whole step traced and compiled; cudagraph: and recorded on a GPU; auto:
+    what pays; pyro: the literal pyro.infer.SVI with its Trace_ELBO."""
     epochs: int = 50
     """Passes over the training data."""
     steps: int | None = None
@@ -54,12 +55,16 @@ class TrainConfig:
     """Steps over which the weight beta of the rate rises from 0 to 1."""
     clip_norm: float | None = None
     """Largest global norm of the gradient of a parameter group."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradients are not finite moves nothing; then stop and say why, or go on."""
     patience: int | None = None
     """Stop after this many epochs without a better validation bound, and keep the best parameters."""
     validate_every: int = 1
     """Epochs between two validation bounds."""
     seed: int = 0
     """Seed of the initial parameters, the order of the data and the draws."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """Of the products in nets; parameters, log-probabilities and sums are always float32."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""
     threads: int | None = None
@@ -169,7 +174,9 @@ _LEAST = {
 }  # fmt: skip
 _CHOICES = {
     "binarization": ("none", "static", "dynamic", "threshold"),
-    "engine": ("eager", "pyro"),
+    "engine": ("auto", "eager", "graph", "cudagraph", "pyro"),
+    "on_nonfinite": ("stop", "skip"),
     "optimizer": ("adam", "adamw", "adamax", "rmsprop", "sgd"),
+    "precision": ("float32", "tf32", "bf16"),
     "schedule": ("constant", "linear", "cosine"),
 }

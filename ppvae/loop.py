@@ -13,14 +13,18 @@ from torch import Tensor
 from ppvae.built import Built
 from ppvae.config import TrainConfig
 from ppvae.data import Dataset
-from ppvae.errors import RunError
+from ppvae.engine import SHARED_STEPS, STEPS, EagerStep, SVIStep
+from ppvae.engine.nonfinite import explain
+from ppvae.engine.ranks import here
+from ppvae.engine.shared_step import SharedStep
+from ppvae.errors import RunError, UsageError
 from ppvae.estimators import Estimator
 from ppvae.evaluation import mean_terms
 from ppvae.pair import Pair
 from ppvae.progress import Progress
 from ppvae.runs import Run
-from ppvae.step import STEPS, EagerStep, PyroStep
 from ppvae.trained import Trained
+from ppvae.window import Window
 
 VALIDATION_SEED = 20_000
 
@@ -32,7 +36,7 @@ class Loop:
         self, pair: Pair, built: Built, dataset: Dataset | None, estimator: Estimator, config: TrainConfig
     ):
         self.pair, self.built, self.estimator, self.config = pair, built, estimator, config
-        self.dataset = dataset
+        self.dataset, self.ranks = dataset, here()
         self.train = None if dataset is None else dataset.train.to(built.device or "cpu")
         rows = 1 if self.train is None else len(self.train)
         self.batch = min(config.batch, rows)
@@ -46,24 +50,40 @@ class Loop:
         self.step_count, self.seconds_before, self.stopped = 0, 0.0, False
         self.window = Window()
         self.knobs: dict[str, Tensor] = {}
+        self.given: Any = {}
+        """What the last step was given: the indices of its data."""
         self.history: list[dict[str, Any]] = []
         self.best: tuple[float, int] | None = None
         self.best_state: dict[str, Tensor] | None = None
-        self.step: EagerStep | PyroStep = STEPS[config.engine](built, estimator, config)
+        read = {} if self.train is None or not self.train.held else {"read": self.train.batch}
+        n = self.ranks.size
+        steps = STEPS if n == 1 else SHARED_STEPS
+        if config.engine not in steps or (self.train is not None and self.batch < n):
+            raise UsageError(
+                f"engine={config.engine} with {self.batch} data a batch is not for {n} processes: use "
+                f"--engine {' or '.join(SHARED_STEPS)}, and a --batch of {n} or more"
+            )
+        self.step: EagerStep | SVIStep = steps[config.engine](built, estimator, config, **read)
         self.keep: Callable[[], None] = lambda: None
-        """Keeps a checkpoint; does nothing where there is no run folder."""
+        """Keeps a checkpoint; does nothing where there is no run folder. All ranks take part, one writes."""
 
     def go(self) -> Trained:
         built = self.built
         built.train()
         self.started, first = time.monotonic() - self.seconds_before, self.step_count
-        self._say(f"training {self.pair.name} by {self.config.estimator}: from step {first} to {self.total}")
+        self.step.left = self.total - first
+        by = f", by {self.ranks.size} processes" if self.ranks.size > 1 else ""
+        what = f"{self.pair.name} by {self.config.estimator}: from step {first} to {self.total}"
+        self._say(f"training {what}{by}")
         try:
-            with Progress(self.total, first, self.config.progress, label=self.pair.name) as progress:
+            shown = self.config.progress and self.ranks.first
+            with Progress(self.total, first, shown, label=self.pair.name) as progress:
                 while self.step_count < self.total and not self.stopped:
                     self._epoch(self.step_count // self.steps_per_epoch, progress)
-            if self.run is not None and self.step_count > first:
+            if self.step_count > first:
                 self.keep()
+            if self.step.account is not None:
+                self._say(self.step.account)
             self._say("stopped early" if self.stopped else f"trained: {self.step_count} steps")
         finally:
             if self.run is not None:
@@ -80,9 +100,7 @@ class Loop:
     def _epoch(self, epoch: int, progress: Progress) -> None:
         """The rest of an epoch, or of the training; then validate, and keep a checkpoint."""
         for batch in self._batches(epoch):
-            self.knobs = self._knobs()
-            self.window.add(self.step(batch, self.knobs, self._lr_factor()))
-            self.step_count += 1
+            self._step(batch)
             last = self.step_count == self.total
             if last or self.step_count % self.config.log_every == 0:
                 self._log(epoch)
@@ -91,19 +109,32 @@ class Loop:
                 break
         self._validate(epoch, progress)
         going_on = self.step_count < self.total and not self.stopped
-        if self.run is not None and going_on and (epoch + 1) % self.config.checkpoint_every == 0:
+        if going_on and (epoch + 1) % self.config.checkpoint_every == 0:
             self.keep()
 
-    def _batches(self, epoch: int) -> Iterator[dict[str, Tensor]]:
-        """The rest of this epoch's batches: the order is a function of seed and epoch alone."""
+    def _step(self, given: Any) -> None:
+        """One step. On the CPU one that is not finite is seen at once, and explained by its own draws."""
+        self.knobs = self._knobs()
+        on_cpu = self.built.device is None or self.built.device.type == "cpu"
+        state = torch.get_rng_state() if on_cpu else None
+        scalars = self.step(given, self.knobs, self._lr_factor())
+        self.window.add(scalars, self.step.finite)
+        self.step_count += 1
+        self.given = given
+        if on_cpu and self.config.on_nonfinite == "stop" and not bool(self.step.finite):
+            self.refuse_nonfinite(float(scalars["loss"]), state)
+
+    def _batches(self, epoch: int) -> Iterator[dict[str, Tensor] | Tensor]:
+        """The indices of the rest of this epoch's batches, of each this rank's share: a function of seed and
+        epoch alone, however many ranks there are."""
         if self.train is None:
             for _ in range(self.steps_per_epoch):
                 yield {}
             return
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.train), generator=generator).to(self.built.device)
+        order = self.train.order(self.config.seed, epoch)
         for i in range(self.step_count - epoch * self.steps_per_epoch, self.steps_per_epoch):
-            yield self.train.batch(order[i * self.batch : (i + 1) * self.batch])
+            rows = order[i * self.batch : (i + 1) * self.batch][self.ranks.share(self.batch)]
+            yield rows if self.train.held else self.train.batch(rows)
 
     def _knobs(self) -> dict[str, Tensor]:
         """The scheduled values of this step: those that the estimator moves, and beta's warm-up."""
@@ -120,8 +151,7 @@ class Loop:
         ]
 
     def _log(self, epoch: int) -> None:
-        means = self.window.means()
-        self.refuse_nan(means["loss"])
+        means = self.means()
         knobs = {name: float(value) for name, value in self.knobs.items()}
         self._record(
             {
@@ -135,25 +165,47 @@ class Loop:
         if self.step_count % self.config.log_every == 0:
             self.window.clear()
 
+    def means(self) -> dict[str, float]:
+        """What is logged of the steps since the last line; `skipped` of them were not finite.
+
+        Raises:
+            RunError: one was not finite, and the run is to stop then; or none was finite.
+        """
+        means, skipped = self.window.means()
+        if skipped and (self.config.on_nonfinite == "stop" or skipped == self.window.count):
+            self.refuse_nonfinite(means["loss"])
+        return {**means, "skipped": float(skipped)} if skipped else means
+
     def _record(self, entry: dict[str, Any]) -> None:
         self.history.append(entry)
         if self.run is not None:
             self.run.log_metrics(**entry)
 
-    def refuse_nan(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            first = self.step_count - self.window.count + 1
-            raise RunError(
-                f"the loss became {loss} between steps {first} and {self.step_count}: "
-                "use a smaller --lr, --clip-norm 10, or check the data for extreme values"
-            )
+    def refuse_nonfinite(self, loss: float, random_state: Tensor | None = None) -> None:
+        """Raise RunError: where and why the loss or a gradient was not finite. No parameter moved by it."""
+        first = self.step_count - (0 if random_state is not None else self.window.count - 1)
+        where = (
+            f"in step {first}" if first == self.step_count else f"between steps {first} and {self.step_count}"
+        )
+        what = "a gradient is not finite" if math.isfinite(loss) else f"the loss became {loss}"
+        rows = self.given.tolist() if isinstance(self.given, Tensor) else []
+        if random_state is not None and isinstance(self.step, SharedStep) and bool(self.step.own_finite):
+            why = "on another rank, which says why"
+        else:
+            why = explain(self.step, self.given, self.knobs, rows, random_state)
+        self._say(f"stopped: {what} {where}: {why}")
+        raise RunError(
+            f"{what} {where}: {why}; use a smaller --lr, --clip-norm 10, check those data, or "
+            "leave such steps out, --on-nonfinite skip"
+        )
 
     def _validate(self, epoch: int, progress: Progress) -> None:
         """The validation elbo where it is due and at the end; `stopped` after `patience` without a better."""
         due = self.is_due({"step": self.step_count, "epoch": epoch, "valid_elbo": None})
         if self.valid is None or not (due or self.step_count == self.total):
             return
-        value = validation_elbo(self.built, self.valid, self.config.batch)
+        valid = self.valid
+        value = self.ranks.from_first(lambda: validation_elbo(self.built, valid, self.config.batch))
         self._record({"step": self.step_count, "epoch": epoch, "valid_elbo": value})
         progress.update(self.step_count, self.history[-1])
         if self.config.patience is None or not due:
@@ -169,25 +221,6 @@ class Loop:
             ended = entry["step"] == (entry["epoch"] + 1) * self.steps_per_epoch
             return ended and (entry["epoch"] + 1) % self.config.validate_every == 0
         return entry["step"] % self.config.log_every == 0
-
-
-class Window:
-    """Means of the logged scalars since the last line, summed on the device."""
-
-    def __init__(self):
-        self.clear()
-
-    def clear(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, scalars: dict[str, Tensor]) -> None:
-        for name, value in scalars.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.count += 1
-
-    def means(self) -> dict[str, float]:
-        return {name: float(total) / self.count for name, total in self.sums.items()}
 
 
 @torch.no_grad()

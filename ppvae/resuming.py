@@ -6,22 +6,28 @@ import json
 import time
 from typing import Any
 
+import pyro
 from torch import Tensor
 
 from ppvae import checkpoint
+from ppvae.engine import SVIStep
 from ppvae.errors import RunError, UsageError
 from ppvae.loop import Loop
 from ppvae.runs import Run
-from ppvae.state import capture_generators, flatten, restore_generators, unflatten
-from ppvae.step import PyroStep
+from ppvae.state import capture_generators, flatten, noise_seed, restore_generators, unflatten
 from ppvae.trained import restore_parameters
 
 
 def keep(loop: Loop) -> None:
-    """Everything that going on needs; training ends with the `best.` tensors, if there are any."""
-    assert loop.run is not None
+    """Everything that going on needs; training ends with the `best.` tensors, if there are any.
+
+    Every rank says where its generators stand; rank 0 writes.
+    """
     if loop.window.count:
-        loop.refuse_nan(loop.window.means()["loss"])
+        loop.means()  # no parameters that are no numbers are kept, and none are left from a step that was not
+    everyone = loop.ranks.gathered(capture_generators())
+    if loop.run is None:
+        return
     tensors = {f"pair.{name}": t for name, t in loop.built.state_dict().items()}
     tensors |= {f"estimator.{name}": t for name, t in loop.estimator.state_dict().items()}
     if loop.best_state is not None:
@@ -31,8 +37,8 @@ def keep(loop: Loop) -> None:
         flat, optimizers[name] = flatten(optimizer.state_dict())
         tensors |= {f"optimizer.{name}.{key}": t for key, t in flat.items()}
     tensors |= {f"window.{name}": t for name, t in loop.window.sums.items()}
-    generators, rest = capture_generators()
-    tensors |= {f"generator.{name}": t for name, t in generators.items()}
+    for rank, (generators, _) in enumerate(everyone):
+        tensors |= {f"{_generators_of(rank)}{name}": t for name, t in generators.items()}
     state = {
         "step": loop.step_count,
         "total": loop.total,
@@ -41,17 +47,19 @@ def keep(loop: Loop) -> None:
         "window": loop.window.count,
         "seconds": time.monotonic() - loop.started,
         "optimizers": optimizers,
-        "generators": rest,
+        "generators": everyone[0][1],
+        "further_generators": [rest for _, rest in everyone[1:]],
+        "engine": loop.step.state(),
     }
     checkpoint.save(loop.run.checkpoints, loop.step_count, tensors, state)
 
 
 def go_on(loop: Loop, run: Run, about: dict[str, Any]) -> None:
     """Go on where the run's last checkpoint that verifies left off."""
-    if isinstance(loop.step, PyroStep):
+    if isinstance(loop.step, SVIStep):
         raise UsageError("engine=pyro cannot resume, Pyro's optimizers keep their state: use engine=eager")
     _same_run(loop, run, about)
-    last = checkpoint.latest(run.checkpoints)
+    last = loop.ranks.from_first(lambda: checkpoint.latest(run.checkpoints))
     if last is None:
         raise RunError(f"run {run.path} has no checkpoint that verifies: train again without --resume")
     tensors, state = checkpoint.load(last)
@@ -63,11 +71,36 @@ def go_on(loop: Loop, run: Run, about: dict[str, Any]) -> None:
     for name, optimizer in loop.step.optimizers.items():
         flat = _part(tensors, f"optimizer.{name}.")
         optimizer.load_state_dict(unflatten(flat, state["optimizers"][name]))
-    loop.window.sums = {k: t.to(loop.built.device) for k, t in _part(tensors, "window.").items()}
-    loop.window.count = state["window"]
-    restore_generators(_part(tensors, "generator."), state["generators"])
-    loop.step_count, loop.seconds_before, loop.run = int(state["step"]), state["seconds"], run
+    sums = {k: t.to(loop.built.device) for k, t in _part(tensors, "window.").items()}
+    loop.window.restore(sums, state["window"])
+    loop.step_count, loop.seconds_before = int(state["step"]), state["seconds"]
     loop.step.validated = True
+    loop.step.restore(state.get("engine") or {})
+    if loop.ranks.first:
+        loop.run = run
+        _go_on_writing(loop, run, about)
+    _restore_generators(loop, tensors, [state["generators"], *state.get("further_generators", [])])
+
+
+def _generators_of(rank: int) -> str:
+    """The start of the names of a rank's generators in a checkpoint."""
+    return f"rank{rank}.generator." if rank else "generator."
+
+
+def _restore_generators(loop: Loop, tensors: dict[str, Tensor], saved: list[Any]) -> None:
+    """As they stood; on another number of ranks new ones, seeded by seed, rank and step: no rank could go on
+    with its own, and none may draw again what it drew before."""
+    rank, step = loop.ranks.rank, loop.step_count
+    if len(saved) == loop.ranks.size:
+        restore_generators(_part(tensors, _generators_of(rank)), saved[rank])
+        return
+    pyro.set_rng_seed(noise_seed(loop.config.seed, rank, step))
+    if loop.run is not None:
+        text = f"{len(saved)} processes until step {step}, {loop.ranks.size} from there on: draws seeded anew"
+        loop.run.log(text)
+
+
+def _go_on_writing(loop: Loop, run: Run, about: dict[str, Any]) -> None:
     _trim_metrics(loop, run)
     # What may change on the way is recorded, so that the next resume goes on to the same end.
     run.record({**run.config, **loop.config.to_dict(), **about})
@@ -122,7 +155,7 @@ def _same_run(loop: Loop, run: Run, about: dict[str, Any]) -> None:
     # As YAML gives it back: a tuple is a list there.
     now = json.loads(json.dumps(loop.config.to_dict(), default=str))
     free = {"epochs", "steps", "out", "progress", "device", "threads", "log_every", "checkpoint_every",
-            "check", "eval_k", "eval_n", "data"}  # fmt: skip
+            "check", "eval_k", "eval_n", "data", "engine", "on_nonfinite"}  # fmt: skip
     for name, value in now.items():
         if name not in free and saved.get(name) != value:
             raise RunError(

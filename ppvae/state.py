@@ -70,6 +70,12 @@ def _flatten(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     )
 
 
+def noise_seed(seed: int, rank: int = 0, step: int = 0) -> int:
+    """What a rank's draws are seeded with from `step` on, seed + 10,000 rank + 7,368,787 step mod 2^32: two
+    ranks with equal noise would add up its errors, and not its information."""
+    return (seed + 10_000 * rank + 7_368_787 * step) % 2**32
+
+
 def capture_generators() -> tuple[dict[str, Tensor], Any]:
     """The state of the generators of torch (CPU, and CUDA where it is in use), numpy and Python, as `flatten`
     splits it. Draws nothing."""

@@ -12,9 +12,11 @@ from typing import Any
 import pyro
 import torch
 
+from ppvae import launched
 from ppvae.built import Built
 from ppvae.config import TrainConfig
 from ppvae.data import Dataset
+from ppvae.engine.ranks import joined, start_together
 from ppvae.errors import UsageError
 from ppvae.estimators import Estimator, spelled
 from ppvae.estimators import find as find_estimator
@@ -24,8 +26,8 @@ from ppvae.pair import Pair
 from ppvae.registry import find, names, source_hash
 from ppvae.resuming import go_on, keep
 from ppvae.runs import Run
-from ppvae.state import capture_generators, restore_generators
-from ppvae.trained import Trained, materialize, prepare
+from ppvae.state import capture_generators, noise_seed, restore_generators
+from ppvae.trained import Trained, device_of, materialize, prepare
 
 
 def fit(
@@ -49,12 +51,13 @@ def fit(
         save: keep a run folder under `config.out`.
         resume: a run folder (or its path) to go on with, bit-exactly, from its last checkpoint.
 
-    The random state of the caller is left as it was.
+    The random state of the caller is left as it was. Started by torchrun, the processes share each batch, and
+    rank 0 alone has the run folder.
 
     Raises:
         UsageError, PairError, DataError, RunError: each in one line that says the fix.
     """
-    run = Run.open(resume, write=True) if isinstance(resume, str | Path) else resume
+    run = Run.open(resume, write=launched.rank() == 0) if isinstance(resume, str | Path) else resume
     if config is None:
         config = (
             TrainConfig.from_dict(dict(find(pair).train)) if run is None else TrainConfig.from_run(run.config)
@@ -84,25 +87,28 @@ def run_loop(
         raise UsageError(
             f"{config.estimator} has no beta that kl_warmup could raise: leave it out, or use elbo"
         )
-    found, built, dataset = prepare(pair, data, config)
-    if config.check:
-        check_pair(found, dataset, built=built, seed=config.seed).raise_if_broken()
-    materialize(built, dataset)
-    with own_random_state(config.seed):  # its nets start from the seed, too, and move no draw of the training
-        _prepare(objective, built, dataset)
-    objective.to(built.device)
-    about = _about(pair, found, dataset, data)
-    with own_random_state(config.seed):
-        loop = make(found, built, dataset, objective, config)
-        if run is not None:
-            go_on(loop, run, about)
-        elif save:
-            data_name = "none" if dataset is None else dataset.name
-            saved = {**config.to_dict(), **about}
-            loop.run = Run.create(config.out, found.name or "pair", data_name, config.estimator, saved)
-        if loop.run is not None:
-            loop.keep = partial(keep, loop)
-        return loop.go()
+    with joined(device_of(config.device)) as ranks:
+        with ranks.first_alone():  # it fetches the data
+            found, built, dataset = prepare(pair, data, config)
+        if config.check and ranks.first:
+            check_pair(found, dataset, built=built, seed=config.seed).raise_if_broken()
+        materialize(built, dataset)
+        with own_random_state(config.seed):  # its nets start from the seed, too, and move no training's draw
+            _prepare(objective, built, dataset)
+        objective.to(built.device)
+        about = _about(pair, found, dataset, data)
+        start_together(ranks, built, objective, {**config.to_dict(), **about})
+        with own_random_state(noise_seed(config.seed, ranks.rank)):
+            loop = make(found, built, dataset, objective, config)
+            if run is not None:
+                go_on(loop, run, about)
+            elif save and ranks.first:
+                data_name = "none" if dataset is None else dataset.name
+                saved = {**config.to_dict(), **about}
+                loop.run = Run.create(config.out, found.name or "pair", data_name, config.estimator, saved)
+            if run is not None or save:
+                loop.keep = partial(keep, loop)
+            return loop.go()
 
 
 def _prepare(objective: Estimator, built: Built, dataset: Dataset | None) -> None:

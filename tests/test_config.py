@@ -16,7 +16,7 @@ from ppvae.errors import UsageError
 def test_the_defaults_of_the_readme():
     """One object is what `fit()`, the flags and the recipe start from."""
     config = TrainConfig()
-    assert (config.estimator, config.engine, config.optimizer) == ("elbo", "eager", "adam")
+    assert (config.estimator, config.engine, config.optimizer) == ("elbo", "auto", "adam")
     assert (config.seed, config.device, config.check) == (0, "auto", True)
     assert config.eval_k >= 1000
     assert config.eval_n >= 1000

@@ -11,8 +11,8 @@ import torch
 from ppvae import TrainConfig, registry
 from ppvae.build import build
 from ppvae.data import Dataset, Split
+from ppvae.engine import EagerStep
 from ppvae.estimators import find
-from ppvae.step import EagerStep
 from ppvae.training import fit
 from tests.toys import MLP_VAE, bits
 
@@ -63,7 +63,7 @@ import torch
 torch.set_num_threads(1)
 from ppvae import registry
 from ppvae.data import Dataset, Split
-from ppvae.step import EagerStep
+from ppvae.engine import EagerStep
 from ppvae.training import fit
 
 page = os.sysconf("SC_PAGE_SIZE")

@@ -9,10 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ppvae import TrainConfig, registry
 from ppvae.build import build
 from ppvae.data import Dataset, Split
+from ppvae.engine import EagerStep
 from ppvae.errors import PairError
 from ppvae.estimators import ELBO, Estimator, Objective, find
 from ppvae.pair import Pair
-from ppvae.step import EagerStep
 from tests.toys import MLP, MLP_VAE, Encoder, bits
 
 PROOFS = Path(__file__).parent / "proof_pairs"
@@ -192,7 +192,7 @@ class Averaging(ELBO):
 def test_an_estimators_own_parameters_are_a_group():
     estimator = Averaging()
     step = step_of(build(MLP_VAE), estimator, optimizer="sgd", lr=0.1)
-    assert set(step.groups) == {"model", "guide", "estimator"}
+    assert set(step.updates.groups) == {"model", "guide", "estimator"}
     step(bits(), {})
     assert float(estimator.offset) == pytest.approx(0.8)
     assert float(estimator.count) == 1.0
@@ -207,7 +207,7 @@ def test_a_frozen_net_stays_and_the_rest_trains():
     built = build(Pair(model=Frozen, guide=Encoder, data=None))
     before = state(built)
     step = step_of(built)
-    assert set(step.groups) == {"guide"}
+    assert set(step.updates.groups) == {"guide"}
     step(bits(), {})
     moved = {
         name.split(".")[0] for name, value in state(built).items() if not torch.equal(value, before[name])

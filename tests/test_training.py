@@ -19,12 +19,12 @@ from torch import nn
 import ppvae
 from ppvae import TrainConfig, checkpoint, registry
 from ppvae.data import Dataset, Split
+from ppvae.engine import EagerStep
 from ppvae.errors import DataError, PairError, RunError, UsageError
 from ppvae.estimators import ELBO, IWAE, PyroLoss, spelled
 from ppvae.evaluation import mean_terms
 from ppvae.pair import Pair, penalty
 from ppvae.runs import Run
-from ppvae.step import EagerStep
 from ppvae.training import fit
 from tests.test_terms import SCHOOLS, SchoolsGuide, schools
 from tests.toys import MLP_VAE, Encoder, bits
@@ -203,9 +203,9 @@ def recorded(monkeypatch):
     seen = []
     call = EagerStep.__call__
 
-    def spy(self, batch, *args):
-        seen.append({name: value.clone() for name, value in batch.items()})
-        return call(self, batch, *args)
+    def spy(self, given, *args):
+        seen.append({name: value.clone() for name, value in self.read(given).items()})
+        return call(self, given, *args)
 
     monkeypatch.setattr(EagerStep, "__call__", spy)
     return seen
@@ -641,7 +641,8 @@ def test_the_check_leaves_the_training_as_it_would_have_been():
 def test_a_loss_that_is_not_finite_stops_with_the_steps_and_the_fix(tmp_path):
     x = three_way()
     with pytest.raises(
-        RunError, match=r"the loss became (nan|inf) between steps 1 and 10: use a smaller --lr"
+        RunError,
+        match=r"the loss became nan in step 2: log q of site 'z' is nan for 20 of 20 .* smaller --lr",
     ):
         fit("ppca_mean_field", x, steps=40, batch=20, lr=1e200, log_every=10, **QUICK)
     # A checkpoint is never written over it.

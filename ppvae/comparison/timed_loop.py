@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -49,6 +50,8 @@ class TimedLoop(Loop):
         budget_seconds: float | None = None,
         told: Callable[[float, dict[str, Any]], None] = lambda share, entry: None,
     ):
+        if config.engine == "auto":  # it would compile for some estimators, and not for others
+            config = dataclasses.replace(config, engine="eager")
         super().__init__(pair, built, dataset, estimator, config)
         self.look, self.told, self.budget_seconds = look, told, budget_seconds
         self.spent = 0.0
@@ -62,18 +65,24 @@ class TimedLoop(Loop):
     def go(self) -> Trained:
         """Train; the last point is looked at when everything is done."""
         keep = self.keep
-        self.keep = lambda: (self._stop_clock(), keep())[1]
+
+        def keep_off_the_clock() -> None:
+            self._stop_clock()
+            keep()
+            self._start_clock()
+
+        self.keep = keep_off_the_clock
         self._look_where_due()
         self._start_clock()
         trained = super().go()
         self._stop_clock()
         if self.window.count:  # steps that no line of the log has seen
-            self.refuse_nan(self.window.means()["loss"])
+            self.means()
         if self.looked_at != self.step_count:
             self._look()
         return trained
 
-    def _batches(self, epoch: int) -> Iterator[dict[str, Tensor]]:
+    def _batches(self, epoch: int) -> Iterator[dict[str, Tensor] | Tensor]:
         for batch in super()._batches(epoch):
             yield batch
             self._look_where_due()
@@ -124,8 +133,8 @@ class TimedLoop(Loop):
         )
         self.told(min(1.0, share), entry)
 
-    def refuse_nan(self, loss: float) -> None:
+    def refuse_nonfinite(self, loss: float, random_state: Tensor | None = None) -> None:
         try:
-            super().refuse_nan(loss)
+            super().refuse_nonfinite(loss, random_state)
         except RunError as error:
             raise Diverged(str(error)) from None

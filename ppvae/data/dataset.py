@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -24,6 +24,12 @@ MODES: tuple[str, ...] = get_args(Binarization)
 SPLITS = ("train", "valid", "test")
 
 
+class Rows(Protocol):
+    """Row numbers, of which slices are taken."""
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """N data as fields of shape (N, *event_shape). Do not write into the tensors: hashes are cached."""
@@ -34,6 +40,9 @@ class Split:
     bytes, 1 for bits, 16 for Digits8x8."""
     dynamic: bool = False
     """Whether x is a probability of which every batch draws bits afresh."""
+
+    held: ClassVar[bool] = True
+    """Whether the data are in memory, so that `batch` can be part of a traced step."""
 
     def __post_init__(self) -> None:
         lengths = {name: len(value) for name, value in self.fields.items()}
@@ -84,6 +93,11 @@ class Split:
             return self
         bits = seeded.bernoulli(self.fields["x"], seed, self.steps.get("x", 1))
         return Split({**self.fields, "x": bits}, {**self.steps, "x": 1})
+
+    def order(self, seed: int, epoch: int) -> Rows:
+        """The data in the order of an epoch: what slices of it index, on the data's device."""
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        return torch.randperm(len(self), generator=generator).to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -181,6 +195,8 @@ class Dataset:
             raise UsageError(f"{self.name} has no field {field!r}; it has {', '.join(self.shapes)}")
         if field == "y" and self.classes:
             return len(self.classes)
+        if not self.train.held:
+            raise DataError(f"{self.name} is read shard by shard; give {field}_classes=N among the sizes")
         values = [split.fields[field] for split in self.splits.values()]
         if field in self.train.steps or values[0].is_floating_point() or values[0].dtype == torch.bool:
             raise DataError(f"{field} of {self.name} has no classes; give whole numbers 0, 1, ... instead")

@@ -30,6 +30,8 @@ def fingerprint(splits: Mapping[str, Stored], binarization: str, seed: int | Non
     _add(digest, {"binarization": binarization, "seed": seed})
     for split_name, split in splits.items():
         _add(digest, {"split": split_name, "dynamic": split.dynamic, "fields": len(split.fields)})
+        if (further := getattr(split, "digest", None)) is not None:
+            _add(digest, further)  # its fields are those of one file of several
         for name, value in sorted(split.fields.items()):
             header = [name, str(value.dtype), list(value.shape), split.steps.get(name)]
             _add(digest, header)

@@ -23,6 +23,7 @@ from ppvae.data.folder import read_folder
 from ppvae.data.items import is_frame, read_frame, read_items
 from ppvae.data.mnist import fashion_mnist, mnist
 from ppvae.data.npz import read_arrays
+from ppvae.data.shards import read_shards, shards_in
 from ppvae.data.splits import by_split, carve, is_size
 from ppvae.errors import DataError, UsageError, nearest
 
@@ -57,7 +58,8 @@ def load(
 ) -> Dataset:
     """The data set `what`.
 
-    what: a name out of `names`; the path of a `.npz`, a `.npy`, or a folder of pictures (see `folder`); a
+    what: a name out of `names`; the path of a `.npz`, a `.npy`, a folder of pictures (see `folder`), or one
+        of `.npz` files to be read one after another, which need not fit into memory (see `shards`); a
         Tensor, numpy array or DataFrame x (see `arrays` for what its type and shape mean); a dict of arrays,
         under the names that `splits.by_split` lists, as in an `.npz`; a torch Dataset of items x, (x, y) or
         dicts; a ppvae Dataset, which comes back as it is.
@@ -79,6 +81,10 @@ def load(
         dataset = what
     elif isinstance(what, str) and what in BUILTIN:
         dataset = _builtin(what, valid, test, seed, root)
+    elif isinstance(what, str | os.PathLike) and shards_in(folder := Path(what).expanduser()):
+        if valid is not None or test is not None:
+            raise UsageError(f"{folder} is read shard by shard: leave valid= out, put a valid.npz there")
+        dataset = read_shards(folder)
     else:
         dataset = _own(what, valid, test, seed)
     return dataset if binarization is None else binarize(dataset, binarization, seed)

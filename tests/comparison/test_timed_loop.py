@@ -9,9 +9,9 @@ import torch
 from ppvae.comparison import timed_loop
 from ppvae.comparison.timed_loop import LOOK_EVERY, UNENDING, Diverged, TimedLoop
 from ppvae.config import TrainConfig
+from ppvae.engine import EagerStep
 from ppvae.estimators import ELBO, find
 from ppvae.evaluation import mean_terms
-from ppvae.step import EagerStep
 from ppvae.training import fit, run_loop
 from tests.comparison.small import numbers
 

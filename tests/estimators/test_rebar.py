@@ -14,13 +14,13 @@ from torch import nn
 
 from ppvae.build import build
 from ppvae.config import TrainConfig
+from ppvae.engine import EagerStep
 from ppvae.errors import PairError
 from ppvae.estimators import REBAR, RELAX, AsPyro, find
 from ppvae.estimators.gradients import group_gradients
 from ppvae.estimators.rebar import drawn_again
 from ppvae.estimators.relaxations import harden, noise_like
 from ppvae.pair import Pair
-from ppvae.step import EagerStep
 from tests.estimators.test_antithetic import Mixed, MixedGuide, mixed_elbo, tangled
 from tests.toys import (
     MLP_VAE,

@@ -1,0 +1,202 @@
+"""Who is timed: the same nets, start, data and Adam, in every form that there is to compare.
+
+A contestant is called with a list of index tensors, takes one step for each, and returns the last loss in
+nats per datum. What it needs to begin, compiling included, happens in its first call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.optim
+import torch
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO
+from torch import Tensor, nn
+from twins import Objective as TwinLoss
+from twins import Twin, take_over
+
+from ppvae.build import build
+from ppvae.built import Built
+from ppvae.config import TrainConfig
+from ppvae.data import Dataset
+from ppvae.engine import STEPS
+from ppvae.estimators import Estimator, Objective
+from ppvae.estimators import find as find_estimator
+from ppvae.pair import Pair
+
+LR = 1e-3
+Order = Sequence[Tensor]
+Contestant = Callable[[Order], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One pair with one estimator, and its twin written by hand.
+
+    Args:
+        steps: of a round, one chunk.
+        pyro_loss: the loss in Pyro of the same estimator; None: Pyro has none.
+        particles: for NumPyro; None: it is not asked.
+    """
+
+    pair: Pair
+    estimator: str
+    twin: Callable[[], Twin]
+    loss: TwinLoss
+    steps: int
+    sizes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    pyro_loss: Callable[[], Any] | None = None
+    particles: int | None = None
+
+
+class ByHand(Estimator):
+    """A loss written by hand in the place of an estimator, so that it is traced and compiled as ours is."""
+
+    def __init__(self, loss: TwinLoss):
+        super().__init__()
+        self.loss = loss
+
+    def estimate(self, built: Any, batch: Any, knobs: Any = None) -> Objective:
+        return Objective(None, {"all": self.loss(built.model, batch["x"])})
+
+
+class Field:
+    """A case set up: the data on their device, and the start that all share."""
+
+    def __init__(self, case: Case, dataset: Dataset, device: torch.device):
+        self.case, self.device = case, device
+        self.train = dataset.train.to(device)
+        self.dataset = dataset
+        self.start = self.built().state_dict()
+
+    def built(self) -> Built:
+        """The pair, at the common start."""
+        return build(self.case.pair, self.dataset, **self.case.sizes).to(self.device)
+
+    def twin(self) -> Twin:
+        """The twin, at the common start."""
+        built, twin = self.built(), self.case.twin().to(self.device)
+        assert isinstance(built.model, nn.Module)
+        assert isinstance(built.guide, nn.Module)
+        take_over(twin, built.model, built.guide)
+        return twin
+
+    def x(self, rows: Tensor) -> Tensor:
+        return self.train.batch(rows)["x"]
+
+    def ours(self, mode: str, **options: Any) -> Contestant:
+        """A step of ours, without the loop around it."""
+        config = TrainConfig(lr=LR, **options)
+        return self._stepping(self.built(), find_estimator(self.case.estimator), config, mode)
+
+    def traced(self) -> Contestant:
+        """The loss written by hand, traced and compiled as ours is."""
+        twin = self.twin()
+        alone = Built(Pair(model=type(twin), guide=type(twin)), twin, _nothing, {}, None)
+        return self._stepping(alone, ByHand(self.case.loss), TrainConfig(lr=LR), "graph")
+
+    def _stepping(self, built: Built, estimator: Estimator, config: TrainConfig, mode: str) -> Contestant:
+        step = STEPS[mode](built.train(), estimator, config, read=self.train.batch)
+
+        def run(order: Order) -> float:
+            for rows in order:
+                loss = step(rows, {})["loss"]
+            reason = getattr(step, "reason", None)
+            if reason is not None:
+                raise RuntimeError(f"{mode} fell back to eager: {reason}")
+            return float(loss)
+
+        return run
+
+    def by_hand(self, compile: bool) -> Contestant:
+        """Plain torch: the loss, backward, fused Adam; compiled by `torch.compile`, or not."""
+        twin = self.twin()
+        optimizer = torch.optim.Adam(twin.parameters(), lr=LR, fused=True)
+        loss_of: Any = partial(self.case.loss, twin)
+        if compile:
+            # The numbers of eager torch: inductor's own generator is a slow one on the CPU.
+            torch._dynamo.reset()
+            loss_of = torch.compile(loss_of, options={"fallback_random": True})
+
+        def run(order: Order) -> float:
+            for rows in order:
+                optimizer.zero_grad()
+                loss = loss_of(self.x(rows))
+                loss.backward()
+                optimizer.step()
+            return float(loss.detach())
+
+        return run
+
+    def by_pyro(self, validate: bool) -> Contestant:
+        """`SVI.step` on the pair's own model and guide."""
+        assert self.case.pyro_loss is not None
+        built = self.built().train()
+        svi = SVI(built.model, built.guide, pyro.optim.Adam({"lr": LR}), self.case.pyro_loss())  # type: ignore
+        with pyro.get_param_store().scope() as store:
+            pass
+
+        def run(order: Order) -> float:
+            # Two contestants' parameters have the same names: each has its store.
+            with pyro.get_param_store().scope(store), pyro.validation_enabled(validate):
+                for rows in order:
+                    loss: Any = svi.step(self.x(rows))
+            return float(loss) / len(rows)
+
+        return run
+
+    def by_numpyro(self) -> Contestant:
+        """NumPyro's jitted scan."""
+        from numpyro_twin import NumPyroMLP, weights_of
+
+        twin = self.twin()
+        encoder = [la for la in twin.encoder.children() if isinstance(la, nn.Linear)]
+        decoder = [la for la in twin.decoder.children() if isinstance(la, nn.Linear)]
+        data = self.train.fields["x"].cpu().numpy().reshape(len(self.train), -1)
+        made = NumPyroMLP(
+            weights_of([*encoder, twin.head]), weights_of(decoder), data, self.case.particles or 1, LR
+        )
+        return made.run
+
+
+def _nothing() -> None:
+    """A guide that is never run."""
+
+
+def pyro_elbo() -> Any:
+    return Trace_ELBO(max_plate_nesting=1)
+
+
+def pyro_iwae(particles: int) -> Callable[[], Any]:
+    return partial(RenyiELBO, alpha=0, num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
+
+
+def contestants(field: Field) -> dict[str, Contestant]:
+    """All that can be timed here, by name; see `step_time.py` for what the names mean."""
+    found: dict[str, Contestant] = {
+        "ours eager": field.ours("eager"),
+        "ours graph": field.ours("graph"),
+        "hand eager": field.by_hand(compile=False),
+        "hand compiled": field.by_hand(compile=True),
+        "hand traced": field.traced(),
+    }
+    if field.device.type == "cuda" and "cudagraph" in STEPS:
+        found["ours cudagraph"] = field.ours("cudagraph")
+    if field.case.particles is not None:
+        found["ours graph bf16"] = field.ours("graph", precision="bf16")
+    if field.case.pyro_loss is not None:
+        found["Pyro SVI"] = field.by_pyro(validate=True)
+        found["Pyro unvalidated"] = field.by_pyro(validate=False)
+    if field.case.particles is not None and has_numpyro():
+        found["NumPyro"] = field.by_numpyro()
+    return found
+
+
+def has_numpyro() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("numpyro") is not None

@@ -1,0 +1,256 @@
+"""Time a training step of ours beside Pyro, torch by hand and NumPyro, in turns, in one process on one core.
+
+    python benchmarks/step_time.py --out benchmarks/results/step_time.json
+    python benchmarks/step_time.py --out /tmp/one.json --case mlp iwae_5 --pairs 15
+
+    ours eager        EagerStep: the pair by our terms, fused Adam
+    ours graph        GraphStep: the same step as one flat graph, compiled with its Adam
+    ours cudagraph    the same captured whole (with a GPU)
+    ours graph bf16   ours graph with the nets in bf16, log-probabilities in float32
+    hand eager        the twin (`twins.py`) in plain torch, fused Adam
+    hand compiled     the twin's loss by torch.compile, autograd, fused Adam
+    hand traced       the twin's loss traced and compiled as ours is
+    Pyro SVI          SVI.step as shipped: Trace_ELBO or RenyiELBO(alpha=0), pyro.optim.Adam
+    Pyro unvalidated  the same with validation off
+    NumPyro           SVI.update in a jitted lax.scan
+
+Each takes steps of one batch of the digits, gathered by index from bytes: nets, start, batch and Adam (1e-3)
+are the same, the optimizer is timed with the rest. Before it is timed, a twin's loss and gradients are seen
+to equal ours under the same noise, and NumPyro's mean loss to agree within the error of sampling. A
+contestant that cannot run is written down with its reason. On a GPU, times are those of device events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from contestants import LR, Case, Contestant, Field, contestants, has_numpyro, pyro_elbo, pyro_iwae
+from interleaved import ratio, rounds
+from sequences import PAIR as SEQUENCES
+from torch import Tensor
+from twins import conv_twin, dreg, elbo, iwae, mlp_twin, recurrent_twin
+
+from ppvae.data import Dataset, load
+from ppvae.environment import environment
+from ppvae.estimators import find as find_estimator
+from ppvae.registry import find as find_pair
+
+MLP: dict[str, Any] = {"hidden": (400,), "latent": 20}
+"""784-400-20: the sizes of the published VAE."""
+
+
+def _mlp(estimator: str, loss: Any, steps: int, **options: Any) -> Case:
+    twin = partial(mlp_twin, MLP["hidden"], MLP["latent"])
+    return Case(find_pair("vae"), estimator, twin, loss, steps, MLP, **options)
+
+
+def cases() -> dict[str, Case]:
+    """What is timed, by name."""
+    return {
+        "mlp": _mlp("elbo", elbo, 40, pyro_loss=pyro_elbo, particles=1),
+        "iwae_5": _mlp("iwae:particles=5", iwae(5), 15, pyro_loss=pyro_iwae(5), particles=5),
+        "iwae_50": _mlp("iwae:particles=50", iwae(50), 3, pyro_loss=pyro_iwae(50), particles=50),
+        "dreg_5": _mlp("dreg:particles=5", dreg(5), 15),
+        "vae": Case(
+            *(find_pair("vae"), "elbo", partial(mlp_twin, (400, 400), 20), elbo, 25), pyro_loss=pyro_elbo
+        ),
+        "conv_vae": Case(find_pair("conv_vae"), "elbo", conv_twin, elbo, 5, pyro_loss=pyro_elbo),
+        "recurrent": Case(SEQUENCES, "elbo", recurrent_twin, elbo, 10, pyro_loss=pyro_elbo),
+    }
+
+
+LIMITS = [
+    *((case, "ours graph", "hand traced", 1.02) for case in cases()),
+    *((case, "ours graph", "hand compiled", 1.0) for case in cases()),
+    *((case, "ours graph", "Pyro SVI", 0.65) for case in ("mlp", "iwae_5", "iwae_50", "vae")),
+    *((case, "ours graph", "ours eager", 0.9) for case in ("iwae_5", "dreg_5")),
+    *zip(("mlp", "iwae_5", "iwae_50"), ["ours graph"] * 3, ["NumPyro"] * 3, (1.0, 0.98, 0.9), strict=True),
+    *((case, "ours graph bf16", "NumPyro", 0.75) for case in ("mlp", "iwae_5", "iwae_50")),
+]
+"""What is to hold: in this case the first takes at most so much of the second's time."""
+
+
+def seen_equal(field: Field, rows: Tensor) -> dict[str, float]:
+    """How far the twin's loss and gradients lie from ours under the same noise.
+
+    Raises:
+        AssertionError: further than rounding.
+    """
+    built, twin, x = field.built().train(), field.twin(), field.x(rows)
+    torch.manual_seed(1)
+    ours = find_estimator(field.case.estimator)(built)({"x": x})
+    ours.backward()
+    torch.manual_seed(1)
+    theirs = field.case.loss(twin, x)
+    theirs.backward()
+    ours, theirs = ours.detach(), theirs.detach()
+    parameters = [*built.guide.parameters(), *built.model.parameters()]  # type: ignore[attr-defined]
+    far = max(_distance(a.grad, b.grad) for a, b in zip(twin.parameters(), parameters, strict=True))
+    apart = abs(float(ours - theirs)) / abs(float(ours))
+    assert apart < 1e-5, f"the twin's loss is {float(theirs)}, ours {float(ours)}"
+    assert far < 1e-3, f"a gradient of the twin lies {far:.1e} from ours"
+    return {"loss": apart, "gradients": far}
+
+
+def _distance(a: Tensor | None, b: Tensor | None) -> float:
+    assert a is not None
+    assert b is not None
+    return float((a - b).norm() / b.norm().clamp(min=1e-30))
+
+
+def numpyro_seen_equal(field: Field, numpyro: Contestant, rows: Tensor, draws: int = 20) -> float:
+    """NumPyro's mean loss less ours at the common start, in standard errors.
+
+    Raises:
+        AssertionError: more than 5.
+    """
+    built = field.built().train()
+    estimator = find_estimator(field.case.estimator)
+    found = []
+    for seed in range(draws):
+        torch.manual_seed(seed)
+        found.append(estimator(built)({"x": field.x(rows)}).item())
+    theirs, ours = torch.tensor(numpyro.__self__.losses(rows, draws)), torch.tensor(found)  # type: ignore
+    error = ((theirs.var() + ours.var()) / draws).sqrt()
+    apart = float((theirs.mean() - ours.mean()) / error)
+    assert abs(apart) < 5, f"NumPyro's loss is {theirs.mean():.3f}, ours {ours.mean():.3f}"
+    return apart
+
+
+def timed(name: str, case: Case, dataset: Dataset, options: argparse.Namespace) -> dict[str, Any]:
+    """One case: who was timed, milliseconds a step of each round, and what was not."""
+    batch, device = options.batch, torch.device(options.device)
+    field = Field(case, dataset, device)
+    order = torch.randperm(len(field.train), generator=torch.Generator().manual_seed(0)).to(device)
+    chunk = [order[i * batch : (i + 1) * batch] for i in range(case.steps)]
+    equal: dict[str, float] = seen_equal(field, chunk[0])
+    running, begun, missing = {}, {}, {}
+    for who, contestant in contestants(field).items():
+        if who == "NumPyro":
+            equal["numpyro_z"] = numpyro_seen_equal(field, contestant, chunk[0])
+        started = time.perf_counter()
+        try:
+            for _ in range(2):
+                contestant(chunk)
+        except Exception as error:
+            missing[who] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            continue
+        begun[who] = time.perf_counter() - started
+        running[who] = partial(contestant, chunk)
+        print(f"{name}: {who} began in {begun[who]:.1f} s", flush=True)
+    found = rounds(running, options.pairs, device, options.clock)
+    milliseconds = {who: [s * 1e3 / case.steps for s in seconds] for who, seconds in found.items()}
+    return {
+        "steps": case.steps, "equal": equal, "begun_seconds": begun, "missing": missing,
+        "milliseconds": milliseconds,
+        "median": {who: median(values) for who, values in milliseconds.items()},
+        "to_ours_graph": {
+            who: ratio(values, milliseconds["ours graph"])
+            for who, values in milliseconds.items() if "ours graph" in milliseconds
+        },
+    }  # fmt: skip
+
+
+def held(results: dict[str, dict]) -> list[dict[str, Any]]:
+    """Each limit of a case that was timed, with its ratio, its interval, and whether it holds."""
+    found = []
+    for case, first, second, limit in LIMITS:
+        times = results.get(case, {}).get("milliseconds", {})
+        if case not in results or (second == "NumPyro" and second not in times):
+            continue
+        line: dict[str, Any] = {"case": case, "first": first, "second": second, "limit": limit}
+        if first in times and second in times:
+            line |= ratio(times[first], times[second])
+        found.append(line | {"holds": line.get("ratio", float("inf")) <= limit})
+    return found
+
+
+def written(results: dict[str, dict], limits: list[dict[str, Any]]) -> str:
+    """The tables as text."""
+    lines = []
+    for case, found in results.items():
+        lines.append(f"\n{case}: milliseconds a step, and the time over that of ours graph")
+        for who, value in found["median"].items():
+            to = found["to_ours_graph"].get(who)
+            against = f"{to['ratio']:6.3f} [{to['low']:.3f}, {to['high']:.3f}]" if to else ""
+            lines.append(f"  {who:18s}{value:9.3f}  {against}")
+        lines += [f"  {who:18s} was not timed: {why}" for who, why in found["missing"].items()]
+    lines.append("\nat most")
+    for line in limits:
+        shown = f"{line['ratio']:.3f} [{line['low']:.3f}, {line['high']:.3f}]" if "ratio" in line else "-"
+        word, who = "holds" if line["holds"] else "FAILS", f"{line['first']:16s}/ {line['second']:16s}"
+        lines.append(f"  {word}  {line['case']:10s}{who}{shown:24s} <= {line['limit']}")
+    return "\n".join(lines)
+
+
+def about(options: argparse.Namespace) -> dict[str, Any]:
+    """What the numbers depend on."""
+    packages = {}
+    for name in ("numpyro", "jax", "jaxlib", "pyro-ppl", "torch"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    return environment() | {
+        "packages": packages, "batch": options.batch, "rounds": options.pairs, "lr": LR,
+        "timed_on": options.device, "clock": options.clock if options.device == "cpu" else "device events",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(), "machine": platform.machine(),
+        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }  # fmt: skip
+
+
+def on_one_core() -> None:
+    """Keep this process, with all threads that it will start, to the core that it is on; torch to one thread.
+    JAX has not been imported yet."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--case", nargs="+", choices=list(cases()), default=list(cases()))
+    parser.add_argument("--pairs", type=int, default=9, help="rounds, each of which times every contestant")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, help="of a round, in place of the case's own")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: where the core is shared"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    dataset, started = load("digits"), time.perf_counter()
+    record = about(options)
+    if not has_numpyro():
+        print('no NumPyro here: pip install "ppvae[benchmarks]"')
+    results: dict[str, dict] = {}
+    for name in options.case:
+        case = cases()[name]
+        if options.steps:
+            case = Case(**{**case.__dict__, "steps": options.steps})
+        results[name] = timed(name, case, dataset, options)
+        limits = held(results)
+        record |= {"seconds": time.perf_counter() - started, "cases": results, "must_hold": limits}
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(written(results, record["must_hold"]))
+    print(f"\n{record['seconds']:.0f} s; written: {options.out}")
+    return record
+
+
+if __name__ == "__main__":
+    on_one_core()
+    main()

@@ -1,0 +1,140 @@
+"""The compiled step follows the eager one: the same draws, the same curve up to rounding."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ppvae import TrainConfig
+from ppvae.build import build
+from ppvae.engine import EagerStep, GraphStep, compiling
+from ppvae.engine.program import Halves, Whole
+from ppvae.estimators import ELBO, Objective, find
+from ppvae.pair import Pair
+from tests.toys import MLP_VAE, Encoder, bits
+
+pytestmark = pytest.mark.skipif(
+    compiling.missing_compiler(torch.device("cpu")) is not None, reason="there is no C++ compiler"
+)
+
+
+def states(kind, estimator="elbo", pair: Pair = MLP_VAE, steps: int = 30, given=bits, **options: Any):
+    """(losses, state with the optimizers', the step) after so many steps on moving batches."""
+    built = build(pair)
+    made = find(estimator) if isinstance(estimator, str) else estimator()
+    made.prepare(built, given())
+    step = kind(built, made, TrainConfig(**{"lr": 0.01, **options}))
+    torch.manual_seed(3)
+    losses = []
+    for i in range(steps):
+        knobs = {"beta": torch.tensor(0.5 + 0.01 * i)}
+        losses.append(float(step(given(8, seed=i), knobs, 1.0 - i / 100)["loss"]))
+    state = {**built.state_dict(), **made.state_dict()}
+    for group, optimizer in step.optimizers.items():
+        for i, values in optimizer.state_dict()["state"].items():
+            state |= {f"{group}.{i}.{k}": v for k, v in values.items() if isinstance(v, torch.Tensor)}
+    return losses, state, step
+
+
+def assert_close(wanted, got, rel: float = 1e-4) -> None:
+    assert wanted.keys() == got.keys()
+    for name, value in wanted.items():
+        scale = float(value.abs().max()) + 1e-6
+        assert float((value.double() - got[name].double()).abs().max()) <= rel * scale, name
+
+
+@pytest.mark.parametrize(
+    ("options", "program"),
+    [
+        ({"optimizer": "adam", "clip_norm": 0.5, "weight_decay": 0.01, "lr_groups": {"guide": 0.02}}, Whole),
+        ({"optimizer": "adamw", "weight_decay": 0.3}, Whole),
+        ({"optimizer": "sgd", "lr": 1e-3}, Halves),
+    ],
+)
+def test_the_curves_coincide(options, program):
+    """Within 1e-4 of each tensor's largest entry after 30 steps: moments and step counts, too."""
+    losses, state, _ = states(EagerStep, **options)
+    compiled, after, step = states(GraphStep, **options)
+    assert step.reason is None
+    assert [type(p) for p in step.programs.values()] == [program]
+    assert losses == pytest.approx(compiled, rel=1e-4)
+    assert_close(state, after)
+
+
+class Normed(nn.Module):
+    """A guide whose BatchNorm has statistics that move in training."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+        self.encoder = Encoder(model)
+
+    def forward(self, x):
+        self.encoder(self.norm(x))
+
+
+def test_buffers_move_in_the_compiled_step():
+    pair = Pair(model=MLP_VAE.model, guide=Normed, data=None)
+    _, state, _ = states(EagerStep, pair=pair, steps=8)
+    _, after, step = states(GraphStep, pair=pair, steps=8)
+    assert step.reason is None
+    assert int(after["guide.norm.num_batches_tracked"]) == 8
+    assert_close(state, after)
+
+
+class Bursting(ELBO):
+    """Its loss, or its gradient alone, is no number in the sixth step."""
+
+    def __init__(self, where: str = "loss"):
+        super().__init__()
+        self.where = where
+        self.register_buffer("calls", torch.zeros(2))
+
+    def objective(self, terms, knobs):
+        found = super().objective(terms, knobs)
+        assert isinstance(self.calls, torch.Tensor)
+        with torch.no_grad():
+            self.calls += 1
+        broken = self.calls[0] == 6
+        loss = found.losses["all"]
+        if self.where == "loss":
+            return Objective(found.bound, {"all": loss * torch.where(broken, torch.nan, 1.0)})
+        root = torch.where(broken, 0.0, 1.0) * (loss * 0 + 1)
+        return Objective(found.bound, {"all": loss + root.sqrt() - root.sqrt().detach()})
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("kind", ["eager", "replayed", "compiled"])
+def test_a_step_that_is_not_finite_moves_nothing(kind, where):
+    """Neither parameters nor moments nor step counts; the next one goes on."""
+    built = build(MLP_VAE)
+    config = TrainConfig(lr=0.01)
+    step = (
+        EagerStep(built, Bursting(where), config)
+        if kind == "eager"
+        else GraphStep(built, Bursting(where), config, compile=kind == "compiled")
+    )
+    seen = []
+    for i in range(8):
+        scalars = step(bits(seed=i), {})
+        kept = {name: value.clone() for name, value in built.state_dict().items()}
+        for group, optimizer in step.optimizers.items():
+            for j, values in optimizer.state_dict()["state"].items():
+                kept |= {f"{group}.{j}.{k}": v.clone() for k, v in values.items()}
+        seen.append((kept, bool(step.finite), scalars))
+    # A graph is traced and tried on the second batch, where the estimator's own count stays.
+    assert [finite for _, finite, _ in seen] == [True] * 5 + [False] + [True] * 2
+    before, at, after = seen[4][0], seen[5][0], seen[6][0]
+    assert all(torch.equal(before[name], at[name]) for name in before)
+    assert not any(
+        torch.equal(at[name], after[name]) for name in at if "bias" not in name and "@" not in name
+    )
+    assert all(bool(value.isfinite().all()) for kept, _, _ in seen for value in kept.values())
+
+
+def test_without_a_compiler_it_is_eager_with_a_line(monkeypatch):
+    monkeypatch.setattr(compiling, "missing_compiler", lambda device: "there is no C++ compiler: install g++")
+    losses, _, step = states(GraphStep, steps=4)
+    assert "there is no C++ compiler: install g++" in str(step.account)
+    assert losses == states(EagerStep, steps=4)[0]
