@@ -553,6 +553,7 @@ def test_the_callers_threads_are_left_alone(monkeypatch):
     ("options", "message"),
     [
         ({"clip_norm": 1.0}, "engine=pyro has no clip_norm: leave it out"),
+        ({"precision": "bf16"}, "engine=pyro has no precision: leave it out"),
         ({"kl_warmup": 5}, "engine=pyro has no kl_warmup: leave it out"),
         ({"lr_groups": {"guide": 1e-3}}, "engine=pyro has no lr_groups"),
         ({"optimizer": "sgd"}, "use estimator=elbo, optimizer=adam, or engine=eager"),

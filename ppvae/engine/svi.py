@@ -40,6 +40,8 @@ class SVIStep:
         for option in ("clip_norm", "kl_warmup", "lr_groups"):
             if getattr(config, option):
                 raise UsageError(f"engine=pyro has no {option}: leave it out, or use engine=eager")
+        if config.precision != "float32":
+            raise UsageError("engine=pyro has no precision: leave it out, or use engine=eager")
         self.built, self.estimator, self.config, self.read = built, estimator, config, read
         self.particles = estimator.particles
         self.finite = torch.ones((), dtype=torch.bool)

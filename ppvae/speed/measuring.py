@@ -121,4 +121,5 @@ def _setting(made: Subject) -> Setting:
         device=str(made.device),
         threads=torch.get_num_threads(),
         dtype=str(made.built.dtype).removeprefix("torch."),
+        precision=made.config.precision,
     )

@@ -33,6 +33,8 @@ class Setting:
     device: str
     threads: int
     dtype: str
+    precision: str
+    """In which the nets multiply."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,11 @@ class Speed:
 
 def _said(setting: Setting) -> str:
     data = "no data" if setting.data is None else f"{setting.batch} of {setting.data} a batch"
+    nets = "" if setting.precision == "float32" else f" with nets in {setting.precision}"
     threads = f", {setting.threads} thread{'s' * (setting.threads > 1)}" if setting.device == "cpu" else ""
     return (
         f"one training step of {setting.pair} by {setting.estimator}: {data}, K = {setting.particles}, "
-        f"{setting.optimizer}, {setting.dtype}, {setting.device}{threads}"
+        f"{setting.optimizer}, {setting.dtype}{nets}, {setting.device}{threads}"
     )
 
 
@@ -141,7 +144,8 @@ def _whole_table(speed: Speed) -> Any:
     row("data a second", many(batch / times.eager), "-" if graph is None else many(batch / graph))
     row("kernels", many(counts.kernels), _compiled(speed), _kernel_note(speed))
     total = sum(wait.times for wait in counts.waits)
-    row("synchronizations", str(total), "-" if counts.breaks else "0", "waits for the device, a step")
+    # What waits and is no obstacle to a graph waits in it, too, or in the optimizer after it.
+    row("synchronizations", str(total), "-" if counts.breaks else str(total), "waits for the device, a step")
     row(
         "graph breaks",
         "-",

@@ -20,7 +20,7 @@ PARTS = {"data": 0.02, "guide": 1.0, "model": 1.0, "objective": 1.0, "backward":
 def speed(**changes) -> Speed:
     """A step about which there is nothing to say: 5 s eager and compiled, over a floor of 4 s."""
     found = Speed(
-        setting=Setting("toy", "elbo", 1, 8, "toy", "adam", "cpu", 4, "float32"),
+        setting=Setting("toy", "elbo", 1, 8, "toy", "adam", "cpu", 4, "float32", "float32"),
         counts=Counts((), 0, None, 100, 10, 1000, 1000, 100, (Latent("z", "Normal", 10),), ()),
         compiled=None,
         times=Times(dict(PARTS), 5.0, 5.0, 10.0, None),

@@ -15,7 +15,7 @@ from rich.console import Console
 from ppvae.config import TrainConfig
 from ppvae.errors import PairError, UsageError
 from ppvae.pair import Pair
-from ppvae.speed import Speed, floor, speed_of, timing
+from ppvae.speed import Speed, Wait, floor, speed_of, timing
 from ppvae.speed.recording import Like, record
 from ppvae.speed.report import NOT_ASKED
 from ppvae.speed.subject import Subject, subject
@@ -70,6 +70,35 @@ def test_it_goes_into_json_and_onto_paper(found):
         assert word in shown
     table = shown[: shown.index("kernel: a call")]
     assert max(len(line.rstrip()) for line in table.splitlines()[1:]) <= 80
+
+
+def test_what_waits_and_is_no_obstacle_to_a_graph_is_not_gone_in_it(found):
+    def row(**counts) -> list[str]:
+        paper = io.StringIO()
+        changed = dataclasses.replace(found, counts=dataclasses.replace(found.counts, **counts))
+        changed.render(Console(file=paper, width=80))
+        return next(line for line in paper.getvalue().splitlines() if "synchronizations" in line).split()[1:3]
+
+    wait = Wait("_linalg_check_errors", "own.py:7", 2)
+    assert row() == ["0", "0"]
+    assert row(waits=(wait,)) == ["2", "2"]
+    assert row(waits=(wait,), breaks=1) == ["2", "-"]
+
+
+def test_nets_in_another_precision_are_told():
+    found = speed_of(
+        MLP_VAE,
+        dataset(bits(20)),
+        batch=8,
+        check=False,
+        compile=False,
+        seconds=0.0,
+        precision="bf16",
+    )
+    paper = io.StringIO()
+    found.render(Console(file=paper, width=200))
+    assert "float32 with nets in bf16" in paper.getvalue()
+    assert found.setting.precision == "bf16"
 
 
 def test_compiled_its_graph_is_timed_and_its_kernels_are_counted():
