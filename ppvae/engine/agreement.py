@@ -70,27 +70,39 @@ def compiled_differs(
             with _rehearsal(buffers):
                 torch.manual_seed(len(found))
                 states.append([*program.run(call, state, given, knobs, 1.0), *state])
-        pairs = list(zip(*states, strict=True))
+        pairs = list(zip(*states, _least_scales(program, states[1]), strict=True))
         found.append(
-            next(
-                (_described(value, wanted) for value, wanted in pairs if not _close(value, wanted, rounding)),
-                None,
-            )
+            next((_described(*pair) for pair in pairs if not _close(*pair, rounding)), None)  # type: ignore[arg-type]
         )
     return None if None in found else found[0]
 
 
 def _well_conditioned(program: Halves | Whole) -> list[Tensor]:
-    """A copy of what the step moves, with second moments that are nowhere far below their mean: Adam divides
-    by their root, and where a gradient was zero up to rounding it makes whole steps of the rounding."""
-    seconds = (
-        {id(t) for m in program.moments.values() for t in m.second} if isinstance(program, Whole) else ()
-    )
-    return [t.clone().clamp_(min=t.mean()) if id(t) in seconds else t.clone() for t in program.held]
+    """A copy of what the step moves, with equal second moments for all parameters: Adam divides by their
+    root, and of a gradient that is zero up to rounding it makes whole steps of the rounding."""
+    if isinstance(program, Halves):
+        return [tensor.clone() for tensor in program.held]
+    seconds = {id(t) for moments in program.moments.values() for t in moments.second}
+    typical = max((float(t.mean()) for t in program.held if id(t) in seconds), default=0.0)
+    return [torch.full_like(t, typical) if id(t) in seconds else t.clone() for t in program.held]
 
 
-def _described(value: Tensor, wanted: Tensor) -> str:
-    return f"a tensor of shape {tuple(wanted.shape)}, by {_distance(value, wanted):.1e}"
+def _least_scales(program: Halves | Whole, state: list[Tensor]) -> list[float]:
+    """What each tensor is measured by at least: gradients and their means by a hundredth of the largest one
+    of all, since the gradient of a bias before a BatchNorm is nothing but rounding."""
+    if isinstance(program, Halves):
+        first = len(program.differentiated.names)
+        alike = set(range(first, first + len(program.differentiated.parameters)))
+    else:
+        firsts = {id(t) for moments in program.moments.values() for t in moments.first}
+        start = len(state) - len(program.held)
+        alike = {start + i for i, tensor in enumerate(program.held) if id(tensor) in firsts}
+    largest = max((float(state[i].abs().max()) for i in alike if state[i].numel()), default=0.0)
+    return [0.01 * largest if i in alike else 0.0 for i in range(len(state))]
+
+
+def _described(value: Tensor, wanted: Tensor, least: float) -> str:
+    return f"a tensor of shape {tuple(wanted.shape)}, by {_distance(value, wanted, least):.1e}"
 
 
 @contextlib.contextmanager
@@ -110,14 +122,14 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(same.all())
 
 
-def _close(a: Tensor, b: Tensor, rounding: float) -> bool:
+def _close(a: Tensor, b: Tensor, least: float, rounding: float) -> bool:
     if not a.is_floating_point() or not b.numel():
         return _equal(a, b)
-    return bool((a.isnan() == b.isnan()).all()) and _distance(a, b) <= rounding
+    return bool((a.isnan() == b.isnan()).all()) and _distance(a, b, least) <= rounding
 
 
-def _distance(a: Tensor, b: Tensor) -> float:
-    """max |a - b| / max |b|, where both are finite."""
+def _distance(a: Tensor, b: Tensor, least: float) -> float:
+    """max |a - b| / max |b|, where both are finite; b's largest entry counts as `least` at least."""
     both = a.isfinite() & b.isfinite()
     a, b = torch.where(both, a, 0).double(), torch.where(both, b, 0).double()
-    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-30))
+    return float((a - b).abs().max() / b.abs().max().clamp(min=max(least, 1e-30)))

@@ -147,7 +147,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 def _join(device: torch.device) -> Ranks:
     # Imported later, as optimizers do it, its functions would hold the group as the default of an argument;
     # what is held is not destroyed, and its connections stay.
-    import torch.distributed.nn  # noqa: F401
+    import torch.distributed.nn
 
     options: dict[str, Any] = {"backend": "gloo"}
     if device.type == "cuda":

@@ -9,6 +9,7 @@ from torch import nn
 from ppvae import TrainConfig
 from ppvae.build import build
 from ppvae.engine import EagerStep, GraphStep, compiling
+from ppvae.engine import program as program_module
 from ppvae.engine.program import Halves, Whole
 from ppvae.estimators import ELBO, Objective, find
 from ppvae.pair import Pair
@@ -81,6 +82,45 @@ def test_buffers_move_in_the_compiled_step():
     assert step.reason is None
     assert int(after["guide.norm.num_batches_tracked"]) == 8
     assert_close(state, after)
+
+
+class Biased(nn.Module):
+    """A bias before a BatchNorm: its gradient is zero, and what is left of it is rounding."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
+        self.encoder = Encoder(model)
+
+    def forward(self, x):
+        self.encoder(self.net(x))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_gradient_that_is_nothing_but_rounding_is_no_difference(optimizer):
+    pair = Pair(model=MLP_VAE.model, guide=Biased, data=None)
+    assert states(GraphStep, pair=pair, steps=4, optimizer=optimizer)[2].reason is None
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_compiler_that_gets_a_gradient_wrong_is_found_out(monkeypatch, optimizer):
+    """By a thousandth, of one parameter."""
+
+    def wrong(graph, inputs):
+        def call(*tensors):
+            outputs = list(graph(*tensors))
+            if optimizer == "sgd":
+                outputs[-1] = outputs[-1] * 1.001
+            else:  # the last first moment: half of what comes after the parameters
+                moments = tensors[-16:]
+                moments[7].mul_(1.001)
+            return outputs
+
+        return call
+
+    monkeypatch.setattr(program_module, "compiled", wrong)
+    _, _, step = states(GraphStep, steps=3, optimizer=optimizer)
+    assert "compiled, the graph gets a tensor of shape" in str(step.reason)
 
 
 class Bursting(ELBO):
