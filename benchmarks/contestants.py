@@ -1,14 +1,12 @@
-"""Who is timed: the same nets, start, data and Adam, in every form that there is to compare.
-
-A contestant is called with a list of index tensors, takes one step for each, and returns the last loss in
-nats per datum. What it needs to begin, compiling included, happens in its first call.
-"""
+"""Who is timed: the same nets, start, data and Adam, in every form that there is to compare."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import pyro
@@ -29,11 +27,9 @@ from ppvae.estimators import find as find_estimator
 from ppvae.pair import Pair
 
 LR = 1e-3
-Order = Sequence[Tensor]
-Contestant = Callable[[Order], float]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Case:
     """One pair with one estimator, and its twin written by hand.
 
@@ -48,9 +44,32 @@ class Case:
     twin: Callable[[], Twin]
     loss: TwinLoss
     steps: int
-    sizes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sizes: dict[str, Any] = field(default_factory=dict)
     pyro_loss: Callable[[], Any] | None = None
     particles: int | None = None
+
+
+@dataclass
+class Contestant:
+    """`contestant(indices)` takes a step for each tensor of indices, and returns the last loss in nats per
+    datum. What it needs to begin, compiling included, happens in its first steps."""
+
+    take: Callable[[Tensor], Any]
+    """One step, on the data at these indices; its loss."""
+    trained: Any
+    """The built pair, or the twin, whose parameters move."""
+    around: Callable[[], Any] = contextlib.nullcontext
+    """Holds while it runs."""
+    step: Any = None
+    """Ours: what says which engine runs."""
+
+    def __call__(self, order: Sequence[Tensor]) -> float:
+        with self.around():
+            for rows in order:
+                loss = self.take(rows)
+        if getattr(self.step, "mode", "") != "auto" and getattr(self.step, "reason", None):
+            raise RuntimeError(f"{self.step.mode} fell back to eager: {self.step.reason}")
+        return float(loss)
 
 
 class ByHand(Estimator):
@@ -67,22 +86,18 @@ class ByHand(Estimator):
 class Field:
     """A case set up: the data on their device, and the start that all share."""
 
-    def __init__(self, case: Case, dataset: Dataset, device: torch.device):
-        self.case, self.device = case, device
+    def __init__(self, case: Case, dataset: Dataset, device: torch.device, seed: int = 0):
+        self.case, self.dataset, self.device, self.seed = case, dataset, device, seed
         self.train = dataset.train.to(device)
-        self.dataset = dataset
-        self.start = self.built().state_dict()
 
     def built(self) -> Built:
         """The pair, at the common start."""
-        return build(self.case.pair, self.dataset, **self.case.sizes).to(self.device)
+        return build(self.case.pair, self.dataset, self.seed, **self.case.sizes).to(self.device).train()
 
     def twin(self) -> Twin:
         """The twin, at the common start."""
         built, twin = self.built(), self.case.twin().to(self.device)
-        assert isinstance(built.model, nn.Module)
-        assert isinstance(built.guide, nn.Module)
-        take_over(twin, built.model, built.guide)
+        take_over(twin, *parts(built))
         return twin
 
     def x(self, rows: Tensor) -> Tensor:
@@ -100,17 +115,8 @@ class Field:
         return self._stepping(alone, ByHand(self.case.loss), TrainConfig(lr=LR), "graph")
 
     def _stepping(self, built: Built, estimator: Estimator, config: TrainConfig, mode: str) -> Contestant:
-        step = STEPS[mode](built.train(), estimator, config, read=self.train.batch)
-
-        def run(order: Order) -> float:
-            for rows in order:
-                loss = step(rows, {})["loss"]
-            reason = getattr(step, "reason", None)
-            if reason is not None:
-                raise RuntimeError(f"{mode} fell back to eager: {reason}")
-            return float(loss)
-
-        return run
+        step = STEPS[mode](built, estimator, config, read=self.train.batch)
+        return Contestant(lambda rows: step(rows, {})["loss"], built, step=step)
 
     def by_hand(self, compile: bool) -> Contestant:
         """Plain torch: the loss, backward, fused Adam; compiled by `torch.compile`, or not."""
@@ -122,45 +128,51 @@ class Field:
             torch._dynamo.reset()
             loss_of = torch.compile(loss_of, options={"fallback_random": True})
 
-        def run(order: Order) -> float:
-            for rows in order:
-                optimizer.zero_grad()
-                loss = loss_of(self.x(rows))
-                loss.backward()
-                optimizer.step()
-            return float(loss.detach())
+        def take(rows: Tensor) -> Tensor:
+            optimizer.zero_grad()
+            loss = loss_of(self.x(rows))
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
 
-        return run
+        return Contestant(take, twin)
 
-    def by_pyro(self, validate: bool) -> Contestant:
+    def by_pyro(self, validate: bool = True) -> Contestant:
         """`SVI.step` on the pair's own model and guide."""
         assert self.case.pyro_loss is not None
-        built = self.built().train()
+        built = self.built()
         svi = SVI(built.model, built.guide, pyro.optim.Adam({"lr": LR}), self.case.pyro_loss())  # type: ignore
         with pyro.get_param_store().scope() as store:
             pass
 
-        def run(order: Order) -> float:
+        @contextlib.contextmanager
+        def around() -> Any:
             # Two contestants' parameters have the same names: each has its store.
             with pyro.get_param_store().scope(store), pyro.validation_enabled(validate):
-                for rows in order:
-                    loss: Any = svi.step(self.x(rows))
-            return float(loss) / len(rows)
+                yield
 
-        return run
+        return Contestant(lambda rows: svi.step(self.x(rows)) / len(rows), built, around)  # type: ignore
 
-    def by_numpyro(self) -> Contestant:
-        """NumPyro's jitted scan."""
+    def by_numpyro(self) -> Any:
+        """NumPyro's jitted scan, a `NumPyroMLP`."""
         from numpyro_twin import NumPyroMLP, weights_of
 
         twin = self.twin()
-        encoder = [la for la in twin.encoder.children() if isinstance(la, nn.Linear)]
-        decoder = [la for la in twin.decoder.children() if isinstance(la, nn.Linear)]
-        data = self.train.fields["x"].cpu().numpy().reshape(len(self.train), -1)
-        made = NumPyroMLP(
-            weights_of([*encoder, twin.head]), weights_of(decoder), data, self.case.particles or 1, LR
+        encoder, decoder = (
+            [layer for layer in net.children() if isinstance(layer, nn.Linear)]
+            for net in (twin.encoder, twin.decoder)
         )
-        return made.run
+        data = self.train.fields["x"].cpu().numpy().reshape(len(self.train), -1)
+        layers = weights_of([*encoder, twin.head]), weights_of(decoder)
+        return NumPyroMLP(*layers, data, self.case.particles or 1, LR)
+
+
+def parts(built: Built) -> tuple[nn.Module, nn.Module]:
+    """(model, guide) of a pair of modules."""
+    model, guide = built.model, built.guide
+    assert isinstance(model, nn.Module)
+    assert isinstance(guide, nn.Module)
+    return model, guide
 
 
 def _nothing() -> None:
@@ -175,9 +187,9 @@ def pyro_iwae(particles: int) -> Callable[[], Any]:
     return partial(RenyiELBO, alpha=0, num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
 
 
-def contestants(field: Field) -> dict[str, Contestant]:
+def contestants(field: Field) -> dict[str, Any]:
     """All that can be timed here, by name; see `step_time.py` for what the names mean."""
-    found: dict[str, Contestant] = {
+    found: dict[str, Any] = {
         "ours eager": field.ours("eager"),
         "ours graph": field.ours("graph"),
         "hand eager": field.by_hand(compile=False),
@@ -189,7 +201,7 @@ def contestants(field: Field) -> dict[str, Contestant]:
     if field.case.particles is not None:
         found["ours graph bf16"] = field.ours("graph", precision="bf16")
     if field.case.pyro_loss is not None:
-        found["Pyro SVI"] = field.by_pyro(validate=True)
+        found["Pyro SVI"] = field.by_pyro()
         found["Pyro unvalidated"] = field.by_pyro(validate=False)
     if field.case.particles is not None and has_numpyro():
         found["NumPyro"] = field.by_numpyro()
@@ -197,6 +209,4 @@ def contestants(field: Field) -> dict[str, Contestant]:
 
 
 def has_numpyro() -> bool:
-    from importlib.util import find_spec
-
     return find_spec("numpyro") is not None

@@ -7,6 +7,7 @@ Adam at 1e-3; float32. Imports JAX, and so belongs behind an import inside a fun
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +39,11 @@ class NumPyroMLP:
         self.state = self.svi.init(random.PRNGKey(0), jnp.zeros((2, data.shape[1])))
         self._chunk = jax.jit(self._steps, donate_argnums=0)
 
-    def net(self, name: str, x: jax.Array) -> jax.Array:
+    def net(self, name: str, x: Any) -> Any:
         for i, (weight, bias) in enumerate(self.layers[name]):
             x = x if i == 0 else jax.nn.relu(x)
-            x = x @ numpyro.param(f"{name}_w{i}", jnp.asarray(weight))
-            x = x + numpyro.param(f"{name}_b{i}", jnp.asarray(bias))
+            x = x @ numpyro.param(f"{name}_w{i}", jnp.asarray(weight))  # type: ignore[operator]
+            x = x + numpyro.param(f"{name}_b{i}", jnp.asarray(bias))  # type: ignore[operator]
         return x
 
     def model(self, x: jax.Array) -> None:
@@ -61,7 +62,7 @@ class NumPyroMLP:
 
         return lax.scan(step, state, order)
 
-    def run(self, order: Sequence[Tensor]) -> float:
+    def __call__(self, order: Sequence[Tensor]) -> float:
         """One step for each index tensor; the last loss, in nats per datum."""
         rows = jnp.asarray(torch.stack(list(order)).cpu().numpy())
         self.state, losses = self._chunk(self.state, rows)

@@ -34,7 +34,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from contestants import LR, Case, Contestant, Field, contestants, has_numpyro, pyro_elbo, pyro_iwae
+from contestants import LR, Case, Field, contestants, has_numpyro, parts, pyro_elbo, pyro_iwae
 from interleaved import ratio, rounds
 from sequences import PAIR as SEQUENCES
 from torch import Tensor
@@ -86,7 +86,8 @@ def seen_equal(field: Field, rows: Tensor) -> dict[str, float]:
     Raises:
         AssertionError: further than rounding.
     """
-    built, twin, x = field.built().train(), field.twin(), field.x(rows)
+    built, twin, x = field.built(), field.twin(), field.x(rows)
+    model, guide = parts(built)
     torch.manual_seed(1)
     ours = find_estimator(field.case.estimator)(built)({"x": x})
     ours.backward()
@@ -94,7 +95,7 @@ def seen_equal(field: Field, rows: Tensor) -> dict[str, float]:
     theirs = field.case.loss(twin, x)
     theirs.backward()
     ours, theirs = ours.detach(), theirs.detach()
-    parameters = [*built.guide.parameters(), *built.model.parameters()]  # type: ignore[attr-defined]
+    parameters = [*guide.parameters(), *model.parameters()]
     far = max(_distance(a.grad, b.grad) for a, b in zip(twin.parameters(), parameters, strict=True))
     apart = abs(float(ours - theirs)) / abs(float(ours))
     assert apart < 1e-5, f"the twin's loss is {float(theirs)}, ours {float(ours)}"
@@ -108,19 +109,19 @@ def _distance(a: Tensor | None, b: Tensor | None) -> float:
     return float((a - b).norm() / b.norm().clamp(min=1e-30))
 
 
-def numpyro_seen_equal(field: Field, numpyro: Contestant, rows: Tensor, draws: int = 20) -> float:
+def numpyro_seen_equal(field: Field, numpyro: Any, rows: Tensor, draws: int = 20) -> float:
     """NumPyro's mean loss less ours at the common start, in standard errors.
 
     Raises:
         AssertionError: more than 5.
     """
-    built = field.built().train()
+    built = field.built()
     estimator = find_estimator(field.case.estimator)
     found = []
     for seed in range(draws):
         torch.manual_seed(seed)
         found.append(estimator(built)({"x": field.x(rows)}).item())
-    theirs, ours = torch.tensor(numpyro.__self__.losses(rows, draws)), torch.tensor(found)  # type: ignore
+    theirs, ours = torch.tensor(numpyro.losses(rows, draws)), torch.tensor(found)
     error = ((theirs.var() + ours.var()) / draws).sqrt()
     apart = float((theirs.mean() - ours.mean()) / error)
     assert abs(apart) < 5, f"NumPyro's loss is {theirs.mean():.3f}, ours {ours.mean():.3f}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -152,9 +152,16 @@ def recurrent_twin(latent: int = 16, hidden: int = 64, steps: int = 14, width: i
 
 def take_over(twin: Twin, model: nn.Module, guide: nn.Module) -> None:
     """Give the twin copies of a pair's parameters; both list them in the order guide, model."""
-    theirs = [*guide.parameters(), *model.parameters()]
-    ours = list(twin.parameters())
+    _copy(twin.parameters(), [*guide.parameters(), *model.parameters()])
+
+
+def give_back(twin: Twin, model: nn.Module, guide: nn.Module) -> None:
+    """Give the pair copies of the twin's parameters."""
+    _copy([*guide.parameters(), *model.parameters()], twin.parameters())
+
+
+def _copy(to: Iterable[Tensor], source: Iterable[Tensor]) -> None:
     with torch.no_grad():
-        for mine, other in zip(ours, theirs, strict=True):
+        for mine, other in zip(to, source, strict=True):
             assert mine.shape == other.shape, f"{tuple(mine.shape)} is no {tuple(other.shape)}"
             mine.copy_(other)

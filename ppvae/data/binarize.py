@@ -32,8 +32,10 @@ def binarize(dataset: Dataset, mode: str, seed: int = 0) -> Dataset:
             f"{dataset.name} is binarized already ({dataset.binarization}), its grey values are gone; "
             f"leave binarization out, or load the grey set (mnist for digits) with {mode!r}"
         )
-    if mode in ("static", "threshold") and not dataset.train.held:
-        raise DataError(f"{dataset.name} is read shard by shard, so its bits cannot be kept; use 'dynamic'")
+    if mode == "threshold" and not dataset.train.held:
+        raise DataError(
+            f"{dataset.name} is read shard by shard: use 'static' or 'dynamic', or threshold it there"
+        )
     if mode != "none":
         _check_probability(dataset)
     grey = replace(dataset, **{name: replace(split, dynamic=False) for name, split in dataset.splits.items()})

@@ -44,6 +44,8 @@ class Shards(Split):
     """Rows in each file."""
     place: str | torch.device = "cpu"
     """Where batches go."""
+    drawn: tuple[int, ...] | None = None
+    """Seed of the bits that a grey x has become; None: it is as the files have it."""
     kept: dict[int, Split] = field(default_factory=dict)
     """What is in memory, by the number of the file; the oldest first."""
 
@@ -90,9 +92,11 @@ class Shards(Split):
         return Split(dataclasses.replace(self, dynamic=False, place="cpu").batch(index), dynamic=self.dynamic)
 
     def fixed(self, seed: int | Sequence[int]) -> Split:
-        if self.dynamic:
-            raise DataError("bits are not drawn once for shards: evaluate on valid.npz or test.npz")
-        return self
+        """The bits are drawn whenever a file is opened, always the same."""
+        if not self.dynamic:
+            return self
+        seeds = tuple(seed) if isinstance(seed, Sequence) else (seed,)
+        return dataclasses.replace(self, dynamic=False, drawn=seeds, kept={})
 
     def shard(self, i: int) -> Split:
         """The data of one file, in memory.
@@ -111,6 +115,8 @@ class Shards(Split):
                     f"{self.files[i]} holds {len(found)} rows of {_told(sample)}, and {self.sizes[i]} of "
                     f"{_told(wanted)} are expected: give all shards the same fields"
                 )
+            if self.drawn is not None:
+                found = dataclasses.replace(found, dynamic=True).fixed((*self.drawn, 1 + i))
             self.kept[i] = found
         return self.kept[i]
 

@@ -59,14 +59,14 @@ def compiled_differs(
     """What the compiled step moves otherwise than the same operations one by one, beyond rounding.
 
     Where a ReLU's input is zero up to rounding, the two may take different sides, and differ by all that
-    hangs on it. A compiler's error shows in every draw of the latents, this does not: one of `DRAWS` has to
-    agree.
+    hangs on it. A compiler's error shows with every draw of the latents and at every parameter, this does
+    not: one of `DRAWS`, each at parameters nearby, has to agree.
     """
     found: list[str | None] = []
     while None not in found and len(found) < DRAWS:
         states = []
         for call in (program.call, program.step):
-            state = _well_conditioned(program)
+            state = _nearby(program, _well_conditioned(program), len(found))
             with _rehearsal(buffers):
                 torch.manual_seed(len(found))
                 states.append([*program.run(call, state, given, knobs, 1.0), *state])
@@ -85,6 +85,17 @@ def _well_conditioned(program: Halves | Whole) -> list[Tensor]:
     seconds = {id(t) for moments in program.moments.values() for t in moments.second}
     typical = max((float(t.mean()) for t in program.held if id(t) in seconds), default=0.0)
     return [torch.full_like(t, typical) if id(t) in seconds else t.clone() for t in program.held]
+
+
+def _nearby(program: Halves | Whole, state: list[Tensor], draw: int) -> list[Tensor]:
+    """The state with parameters that are a thousandth of their own size away; the first draw as it is."""
+    generator = torch.Generator().manual_seed(draw)
+    parameters = {id(parameter) for parameter in program.differentiated.parameters}
+    for held, copy in zip(program.differentiated.flat.held, state, strict=False):
+        if draw and id(held) in parameters:
+            noise = torch.randn(copy.shape, generator=generator, dtype=copy.dtype)
+            copy.mul_(1.0 + 1e-3 * noise.to(copy.device))
+    return state
 
 
 def _least_scales(program: Halves | Whole, state: list[Tensor]) -> list[float]:

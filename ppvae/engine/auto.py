@@ -18,6 +18,7 @@ from ppvae.engine import costs
 from ppvae.engine.costs import Cost
 from ppvae.engine.eager import EagerStep
 from ppvae.engine.graph import GraphStep
+from ppvae.engine.products import spared
 
 WATCHED = 20
 """Steps before the choice, and between it and the look back; the first three of them warm up."""
@@ -97,7 +98,7 @@ class AutoStep(GraphStep):
         price = (
             costs.first_compilation(len(traced.flat.graph.graph.nodes)) if known is None else known.compiling
         )
-        share = hoped if known is None else known.saves
+        share = known.saves if known is not None else hoped + spared(traced.flat.graph) / self._eager
         weighed = (
             f"{said}, a graph saves about {max(0.0, todo * share):.0f} s and takes {price:.0f} s to compile"
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ppvae.built import Built
 from ppvae.config import TrainConfig
+from ppvae.engine.memory import keep_freed_memory
 from ppvae.engine.precision import nets_in, refuse_precision
 from ppvae.engine.updates import Found, Updates
 from ppvae.estimators.base import Estimator
@@ -43,6 +44,7 @@ class EagerStep:
     def __init__(self, built: Built, estimator: Estimator, config: TrainConfig, read: Read = as_given):
         self.built, self.estimator, self.config, self.read = built, estimator, config, read
         refuse_precision(config.precision, built.device, built.dtype)
+        keep_freed_memory()
         self.updates = Updates(built, estimator, config)
         self.validated = False
         self.finite = torch.ones((), dtype=torch.bool)

@@ -8,6 +8,8 @@ compiler's cache, so that a second run rounds as the first one did. Rounding is 
     aten        torch's own `mm` and `addmm`
     straight    C = A B by oneDNN, which wants A by rows and copies it where it is not
     turned      C = (B^T A^T)^T by oneDNN: copies B instead, which pays where B is the smaller one
+
+A ReLU that is all that reads a product is done with it.
 """
 
 from __future__ import annotations
@@ -24,53 +26,42 @@ import torch
 from torch import Tensor, fx
 
 from ppvae.engine.costs import folder
+from ppvae.engine.operations import STRAIGHT, TURNED, straight, turned
 from ppvae.environment import processor
 
 WAYS = ("aten", "straight", "turned")
 GAIN = 0.9
 """Another way is taken where it needs at most this share of the time of torch's own."""
-
-_library = torch.library.Library("ppvae", "DEF")
-for _way in WAYS[1:]:
-    _schema = f"{_way}(Tensor a, Tensor b, Tensor? bias, str after) -> Tensor"
-    _library.define(_schema, tags=torch.Tag.flexible_layout)
-    _library.impl(_way, lambda a, b, bias, after: a.new_empty((a.shape[0], b.shape[1])), "Meta")
-
-
-def straight(a: Tensor, b: Tensor, bias: Tensor | None = None, after: str = "none") -> Tensor:
-    """a b + bias: (M, K), (K, N), (N,) -> (M, N), whatever the strides; `after` it "relu", or "none"."""
-    return torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, after, [], "")
-
-
-def turned(a: Tensor, b: Tensor, bias: Tensor | None = None, after: str = "none") -> Tensor:
-    """The same, worked out as (b^T a^T)^T; it has no place for a bias."""
-    assert bias is None
-    return torch.ops.mkldnn._linear_pointwise(b.t(), a, None, after, [], "").t().contiguous()
-
-
-_library.impl("straight", straight, "CPU")
-_library.impl("turned", turned, "CPU")
-_OPS = {"straight": torch.ops.ppvae.straight.default, "turned": torch.ops.ppvae.turned.default}
+OPERATIONS = {"straight": STRAIGHT, "turned": TURNED}
 
 
 def faster_products(graph: fx.GraphModule) -> None:
     """Do each float32 product on the CPU in the fastest way, in place."""
     if not available():
         return
-    _lower_directly()
     for node in list(graph.graph.nodes):
         found = _product(node)
-        way = "aten" if found is None else fastest(*found)
-        if found is None or way == "aten":
+        way = "aten" if found is None else fastest(*found)[0]
+        if way == "aten":
             continue
         *factors, bias = (*node.args, None) if len(node.args) == 2 else (*node.args[1:], node.args[0])
         relu = _relu_of(node)
         with graph.graph.inserting_before(node):
-            made = graph.graph.call_function(_OPS[way], (*factors, bias, "none" if relu is None else "relu"))
+            made = graph.graph.call_function(
+                OPERATIONS[way], (*factors, bias, "none" if relu is None else "relu")
+            )
         made.meta = dict(node.meta)
         if relu is not None:
             relu.replace_all_uses_with(relu.args[0])  # type: ignore[arg-type]
         node.replace_all_uses_with(made)
+
+
+def spared(graph: fx.GraphModule) -> float:
+    """Seconds that a run of the graph is spared by that; 0 where its products stay as they are."""
+    if not available():
+        return 0.0
+    found = [_product(node) for node in graph.graph.nodes]
+    return sum(fastest(*product)[1] for product in found if product is not None)
 
 
 def _relu_of(node: fx.Node) -> fx.Node | None:
@@ -102,18 +93,19 @@ def _product(node: fx.Node) -> tuple[Tensor, Tensor, Tensor | None] | None:
     return None if bias is not None and bias.dim() != 1 else (a, b, bias)
 
 
-def fastest(a: Tensor, b: Tensor, bias: Tensor | None) -> str:
-    """Which of `WAYS` is the fastest for factors of such shapes and strides: measured, or remembered."""
+def fastest(a: Tensor, b: Tensor, bias: Tensor | None) -> tuple[str, float]:
+    """Which of `WAYS` is the fastest for factors of such shapes and strides, and the seconds that it spares:
+    measured, or remembered."""
     shapes = [(*t.shape, *t.stride()) for t in (a, b)]
     kind = json.dumps([shapes, bias is not None, torch.get_num_threads(), _machine()])
     known = _remembered()
-    if known.get(kind) not in WAYS:
+    if kind not in known:
         known[kind] = _measured(a, b, bias)
         _remember(known)
     return known[kind]
 
 
-def _measured(a: Tensor, b: Tensor, bias: Tensor | None) -> str:
+def _measured(a: Tensor, b: Tensor, bias: Tensor | None) -> tuple[str, float]:
     left, right = (torch.empty_strided(t.shape, t.stride()).fill_(0.5) for t in (a, b))
     added = None if bias is None else torch.zeros(b.shape[1])
     ways: dict[str, Callable[[], Tensor]] = {
@@ -125,7 +117,8 @@ def _measured(a: Tensor, b: Tensor, bias: Tensor | None) -> str:
     with torch.no_grad():
         seconds = _shortest(ways)
     name = min(seconds, key=seconds.__getitem__)
-    return name if seconds[name] <= GAIN * seconds["aten"] else "aten"
+    name = name if seconds[name] <= GAIN * seconds["aten"] else "aten"
+    return name, seconds["aten"] - seconds[name]
 
 
 def _shortest(ways: dict[str, Callable[[], Tensor]], budget: float = 0.02) -> dict[str, float]:
@@ -148,15 +141,15 @@ def _machine() -> list[str]:
 
 
 @cache
-def _remembered() -> dict[str, str]:
+def _remembered() -> dict[str, tuple[str, float]]:
     try:
         found = json.loads((folder() / "products.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return {kind: (way, float(seconds)) for kind, (way, seconds) in found.items() if way in WAYS}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
-def _remember(known: dict[str, str]) -> None:
+def _remember(known: dict[str, tuple[str, float]]) -> None:
     try:
         folder().mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=folder(), delete=False, encoding="utf-8") as file:
@@ -164,21 +157,3 @@ def _remember(known: dict[str, str]) -> None:
         os.replace(file.name, folder() / "products.json")
     except OSError:
         pass
-
-
-@cache
-def _lower_directly() -> None:
-    """Let inductor write the calls of oneDNN themselves: called from Python, each costs 3 us more."""
-    try:
-        from torch._inductor import lowering
-
-        linear = lowering.fallback_handler(
-            torch.ops.mkldnn._linear_pointwise.default, add_to_fallback_set=False
-        )
-        turn = lowering.lowerings[torch.ops.aten.permute.default]
-        straightly = lowering.register_lowering(_OPS["straight"], type_promotion_kind=None)
-        turnedly = lowering.register_lowering(_OPS["turned"], type_promotion_kind=None)
-    except (ImportError, AttributeError, KeyError):  # another torch: the operations serve as they are
-        return
-    straightly(lambda a, b, bias, after: linear(a, turn(b, [1, 0]), bias, after, [], ""))
-    turnedly(lambda a, b, bias, after: turn(linear(turn(b, [1, 0]), a, None, after, [], ""), [1, 0]))

@@ -144,6 +144,10 @@ class SharedGraphStep(SharedStep, GraphStep):
 class SharedAutoStep(SharedStep, AutoStep):
     """`AutoStep` whose choices are rank 0's: all run eagerly, or all compiled."""
 
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.capture = False  # the all-reduce would have to be recorded, too
+
     def _choose(self, given: Any, knobs: Mapping[str, Tensor]) -> None:
         if self.ranks.first:
             super()._choose(given, knobs)

@@ -120,7 +120,7 @@ def test_training_resumes_in_the_middle_of_an_epoch_bit_for_bit(tmp_path):
     assert straight.evaluate(k=5, n=5, split="valid")["elbo"] < 0
 
 
-def test_bits_are_drawn_anew_or_not_at_all(tmp_path):
+def test_dynamic_bits_are_drawn_anew(tmp_path):
     folder = tmp_path / "grey"
     folder.mkdir()
     for i in range(2):
@@ -129,11 +129,24 @@ def test_bits_are_drawn_anew_or_not_at_all(tmp_path):
     a, b = (train.batch(torch.arange(8))["x"] for _ in range(2))
     assert set(a.unique().tolist()) == {0.0, 1.0}
     assert not torch.equal(a, b)
-    with pytest.raises(DataError, match=r"evaluate on valid.npz"):
-        train.fixed(0)
-    for mode in ("static", "threshold"):
-        with pytest.raises(DataError, match="read shard by shard, so its bits cannot be kept; use 'dynamic'"):
-            load(folder, binarization=mode)
+    with pytest.raises(DataError, match="use 'static' or 'dynamic'"):
+        load(folder, binarization="threshold")
+
+
+def test_bits_that_are_drawn_once_are_those_of_every_time(tmp_path):
+    """However the files were opened meanwhile; each file has bits of its own."""
+    folder = tmp_path / "grey"
+    folder.mkdir()
+    for i in range(5):
+        np.savez(folder / f"{i}.npz", x=np.full((4, 6), 128, dtype=np.uint8))
+    static, dynamic = load(folder, binarization="static"), load(folder, binarization="dynamic")
+    first = static.train.batch(torch.arange(20))["x"]
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    static.train.batch(torch.tensor([19, 0]))
+    assert torch.equal(static.train.batch(torch.arange(20))["x"], first)
+    assert torch.equal(dynamic.fixed("train").batch(torch.arange(20))["x"], first)
+    assert len({tuple(rows.flatten().tolist()) for rows in first.split(4)}) == 5
+    assert static.hash != dynamic.hash
 
 
 def test_what_cannot_be_used_is_named(tmp_path):

@@ -90,19 +90,21 @@ def chosen(ranks: Ranks, folder: Path) -> dict[str, Any]:
 
 
 class Watched(ELBO):
-    """Keeps the first draw of each step."""
+    """Keeps the noise of each step, (z - loc) / scale."""
 
     def __init__(self):
         super().__init__()
         self.drawn: list[Tensor] = []
 
     def objective(self, terms, knobs):
-        self.drawn.append(terms.sites["z"].value.detach().clone())
+        site = terms.sites["z"]
+        normal = site.q.base_dist
+        self.drawn.append(((site.value - normal.loc) / normal.scale).detach())
         return super().objective(terms, knobs)
 
 
 def noise(ranks: Ranks, folder: Path) -> dict[str, Any]:
-    """Draws, rows and parameters of a training of two steps."""
+    """Noise and parameters of a training of two steps."""
     estimator = Watched()
     done = fit(MLP_VAE, {"x": bits(14)["x"], "y": torch.arange(14)}, estimator, steps=2, seed=5, **QUICK)
     return {"drawn": estimator.drawn, "state": done.built.state_dict(), "history": done.history}

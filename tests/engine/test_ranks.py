@@ -1,6 +1,7 @@
 """Several processes take the step of one: two real ones, joined by gloo, and what they say of each other."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -316,9 +317,11 @@ def test_seeds_of_noise_differ_by_seed_rank_and_step():
 def test_an_error_that_somebody_catches_on_one_rank_ends_the_others_too(two):
     first, second = each(two, "left")
     assert second["error"] == "ValueError: of rank 1"
-    assert first["error"].startswith(
-        "RunError: the other 1 of 2 processes are lost (Connection closed by peer"
+    # Closed or reset, as the end of the connection comes before or after what is sent.
+    lost = (
+        r"RunError: the other 1 of 2 processes are lost \((Connection closed|Read error).*go on from the last"
     )
+    assert re.match(lost, first["error"])
     assert first["seconds"] < 30
 
 

@@ -1,0 +1,73 @@
+"""Operations that a compiled graph calls instead of having code of its own made for them.
+
+ppvae::straight(a, b, bias, after)    C = A B + bias by oneDNN, which wants A by rows and copies it if not
+ppvae::turned(a, b, bias, after)      C = (B^T A^T)^T by oneDNN: copies B instead
+ppvae::gathered(source, index)        the rows of a tensor
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+_library = torch.library.Library("ppvae", "DEF")
+
+
+def straight(a: Tensor, b: Tensor, bias: Tensor | None = None, after: str = "none") -> Tensor:
+    """a b + bias: (M, K), (K, N), (N,) -> (M, N), whatever the strides; `after` it "relu", or "none"."""
+    return torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, after, [], "")
+
+
+def turned(a: Tensor, b: Tensor, bias: Tensor | None = None, after: str = "none") -> Tensor:
+    """The same, worked out as (b^T a^T)^T; it has no place for a bias."""
+    assert bias is None
+    return torch.ops.mkldnn._linear_pointwise(b.t(), a, None, after, [], "").t().contiguous()
+
+
+def gathered(source: Tensor, index: Tensor) -> Tensor:
+    """source[index]: (N, ...), (B,) -> (B, ...)."""
+    return source.index_select(0, index)
+
+
+def _define(name: str, schema: str, function, like) -> torch._ops.OpOverload:
+    _library.define(name + schema, tags=torch.Tag.flexible_layout)
+    _library.impl(name, function, "CPU")
+    _library.impl(name, like, "Meta")
+    return getattr(torch.ops.ppvae, name).default
+
+
+def _product_like(a: Tensor, b: Tensor, bias: Tensor | None, after: str) -> Tensor:
+    return a.new_empty((a.shape[0], b.shape[1]))
+
+
+def _rows_like(source: Tensor, index: Tensor) -> Tensor:
+    return source.new_empty((index.shape[0], *source.shape[1:]))
+
+
+_SCHEMA = "(Tensor a, Tensor b, Tensor? bias, str after) -> Tensor"
+STRAIGHT = _define("straight", _SCHEMA, straight, _product_like)
+TURNED = _define("turned", _SCHEMA, turned, _product_like)
+GATHERED = _define("gathered", "(Tensor source, Tensor index) -> Tensor", gathered, _rows_like)
+
+
+@cache
+def lower_directly() -> None:
+    """Let inductor write the calls of torch themselves: by way of Python, each would cost 3 us more."""
+    try:
+        from torch._inductor import lowering
+
+        linear = lowering.fallback_handler(
+            torch.ops.mkldnn._linear_pointwise.default, add_to_fallback_set=False
+        )
+        select = lowering.fallback_handler(torch.ops.aten.index_select.default, add_to_fallback_set=False)
+        turn = lowering.lowerings[torch.ops.aten.permute.default]
+        register = [
+            lowering.register_lowering(op, type_promotion_kind=None) for op in (STRAIGHT, TURNED, GATHERED)
+        ]
+    except (ImportError, AttributeError, KeyError):  # another torch: the operations serve as they are
+        return
+    register[0](lambda a, b, bias, after: linear(a, turn(b, [1, 0]), bias, after, [], ""))
+    register[1](lambda a, b, bias, after: turn(linear(turn(b, [1, 0]), a, None, after, [], ""), [1, 0]))
+    register[2](lambda source, index: select(source, 0, index))
