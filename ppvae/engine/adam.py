@@ -29,20 +29,34 @@ class Moments:
 
 
 class Clock:
-    """How often an Adam has stepped, and what follows from it; all on the device, which is asked nothing."""
+    """How often an Adam has stepped, `count`, and what follows from it for the step to come, `factors` =
+    (1 / (1 - b1^t), 1 / sqrt(1 - b2^t)) with t = count + 1; all on the device, which is asked nothing.
 
-    def __init__(self, options: dict[str, Any], count: float, device: torch.device):
-        double: dict[str, Any] = {"dtype": torch.float64, "device": device}
-        self.count = torch.tensor(count, **double)
-        self.betas = torch.tensor(options["betas"], **double)
-        self.powers = torch.tensor([-1.0, -0.5], **double)
+    A step reads the factors and leaves those of the next one: worked out where they are used, a compiler
+    would do so anew for every parameter.
+    """
 
-    def factors(self, rate: float | Tensor, dtype: torch.dtype) -> Tensor:
-        """(lr / (1 - b1^t), 1 / sqrt(1 - b2^t)) of the step to come: t is the count of steps done, plus 1.
-        Inside the graph a compiler would work them out anew for every parameter."""
-        found = (1.0 - self.betas ** (self.count + 1.0)) ** self.powers
-        found[0] *= rate
-        return found.to(dtype)
+    def __init__(self, options: dict[str, Any], like: Tensor):
+        self.options = options
+        self.count = torch.zeros((), dtype=torch.float64, device=like.device)
+        self.factors = torch.zeros(2, dtype=like.dtype, device=like.device)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.count, self.factors]
+
+    @torch.no_grad()
+    def set(self, count: Tensor) -> None:
+        """So many steps are done."""
+        tick(self.options, self.count, self.factors, count.to(self.count))
+
+
+def tick(options: dict[str, Any], count: Tensor, factors: Tensor, now: Tensor) -> None:
+    """Set a clock's tensors, in place, to `now` steps done."""
+    beta1, beta2 = options["betas"]
+    count.copy_(now)
+    left = [(1.0 - beta1 ** (now + 1.0)).reciprocal(), (1.0 - beta2 ** (now + 1.0)).rsqrt()]
+    factors.copy_(torch.stack(left))
 
 
 def moments_of(
@@ -60,7 +74,8 @@ def moments_of(
     counts = {float(state["step"]) for state in states}
     if len(counts) > 1:
         return None
-    clock = Clock(options, counts.pop(), parameters[0].device)
+    clock = Clock(options, states[0]["exp_avg"])
+    clock.set(torch.tensor(counts.pop(), dtype=torch.float64))
     return Moments([s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]), clock
 
 
@@ -77,12 +92,12 @@ def advance(
 
     Args:
         options: the optimizer's own: betas, eps, weight_decay, decoupled_weight_decay.
-        factors: those of a `Clock`, (2,).
+        factors: those of the group's `Clock`, (2,).
         rate: the learning rate, of no dimension.
     """
     beta1, beta2 = options["betas"]
     decay, decoupled = options["weight_decay"], options.get("decoupled_weight_decay", False)
-    size, spread = factors.unbind()
+    size, spread = rate * factors[0], factors[1]
     for p, g, m, v in zip(parameters, gradients, moments.first, moments.second, strict=True):
         new = p * (1.0 - rate * decay) if decay and decoupled else p
         g = g + decay * p if decay and not decoupled else g

@@ -36,6 +36,8 @@ def replay_differs(
     with _rehearsal(buffers), pyro.validation_enabled(False):
         scalars, found = compute(given, moved)
         after = [buffer.clone() for buffer in buffers.values()]
+    moving = {id(b) for b, value in zip(buffers.values(), after, strict=True) if not _equal(b, value)}
+    traced.buffers = [buffer for buffer in traced.buffers if id(buffer) in moving]
     with _rehearsal(buffers):
         replayed, gradients = traced(given, moved)
         for (name, buffer), wanted in zip(buffers.items(), after, strict=True):

@@ -51,18 +51,13 @@ class Captured:
     ):
         self.program = program
         self.inputs = [value.clone() for value in program.differentiated.inputs(given, knobs)]
-        self.rates = [torch.zeros_like(clock.count) for clock in program.clocks.values()]
-        state = [*program.held, *(clock.count for clock in program.clocks.values())]
-        with torch.no_grad(), _kept(state):
+        self.rates = [clock.factors.new_zeros(()) for clock in program.clocks.values()]
+        with torch.no_grad(), _kept(program.held):
             self.outputs, self.replay = recorder(self._compute)
 
     def _compute(self) -> list[Tensor]:
-        """One step on what lies in `inputs` and `rates`; the step counts move on the device, too."""
-        program = self.program
-        outputs = list(program.call(*self.inputs, *program.rates(self.rates), *program.held))
-        for clock in program.clocks.values():
-            clock.count.add_(outputs[-1])
-        return outputs
+        """One step on what lies in `inputs` and `rates`."""
+        return list(self.program.call(*self.inputs, *self.rates, *self.program.held))
 
     @torch.no_grad()
     def __call__(

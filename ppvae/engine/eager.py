@@ -32,6 +32,13 @@ def as_given(batch: Batch) -> Batch:
     return batch
 
 
+@torch.no_grad()
+def put_back(before: list[tuple[Tensor, Tensor]], finite: Tensor) -> None:
+    """Buffers as they were before a step that is not finite: one NaN in a running mean would stay there."""
+    for buffer, value in before:
+        buffer.copy_(torch.where(finite, buffer, value))
+
+
 class EagerStep:
     """score -> objective -> gradients -> optimizers; the first batch runs with Pyro's validation on."""
 
@@ -72,10 +79,12 @@ class EagerStep:
 
     def __call__(self, given: Any, knobs: Mapping[str, Tensor], lr_factor: float = 1.0) -> dict[str, Tensor]:
         """One step of every optimizer; returns scalars on the device: loss, elbo, rate, distortion, ..."""
+        before = [(buffer, buffer.clone()) for buffer in self.buffers().values()]
         with pyro.validation_enabled(not self.validated):
             scalars, found = self.differentiate(given, knobs)
         self.validated = True
         scalars, self.finite = self.updates.take(scalars, found, lr_factor)
+        put_back(before, self.finite)
         return scalars
 
     def state(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A step traced for one kind of batch: loss and gradients as a flat graph, and the whole step compiled.
 
 inputs, held -> loss, gradients           `Differentiated`, and torch's optimizers after it: `Halves`
-inputs, rates, held -> loss, finite       `Whole`: Adam in the graph, parameters and moments in `held`
+inputs, rates, held -> loss, finite       `Whole`: Adam in the graph; parameters, moments, clocks in `held`
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ppvae.engine.adam import Clock, Moments, advance, moments_of
+from ppvae.engine.adam import Clock, Moments, advance, moments_of, tick
 from ppvae.engine.compiling import Compiled, compiled
-from ppvae.engine.eager import Differentiate
+from ppvae.engine.eager import Differentiate, put_back
 from ppvae.engine.flat import Flat, flat
 from ppvae.engine.updates import Found, Updates, all_finite
 
@@ -43,7 +43,9 @@ class Differentiated:
             self.parameters = [parameter for parameter, _ in found]
             return [*scalars.values(), *(gradient for _, gradient in found)]
 
-        self.flat: Flat = flat(function, inputs, buffers)
+        self.buffers = list(buffers)
+        """What the computation moves of them, once that is known; till then, all."""
+        self.flat: Flat = flat(function, inputs, self.buffers)
 
     def inputs(self, given: Any, knobs: Mapping[str, Tensor]) -> list[Tensor]:
         """The inputs of the graph, in its order."""
@@ -78,10 +80,13 @@ class Halves:
         self, given: Any, knobs: Mapping[str, Tensor], lr_factor: float = 1.0
     ) -> tuple[dict[str, Tensor], Tensor]:
         """One step: (scalars, whether all was finite)."""
+        before = [(buffer, buffer.clone()) for buffer in self.differentiated.buffers]
         outputs = self.run(self.call, self.held, given, knobs, lr_factor)
         scalars, gradients = self.differentiated.named(outputs)
         found = list(zip(self.differentiated.parameters, gradients, strict=True))
-        return self.updates.take(scalars, found, lr_factor)
+        scalars, finite = self.updates.take(scalars, found, lr_factor)
+        put_back(before, finite)
+        return scalars, finite
 
     @torch.no_grad()
     def run(
@@ -121,7 +126,9 @@ class Whole:
         self.clocks = {name: clock for name, (_, clock) in moments.items()}
         self.held = [tensor.detach() for tensor in differentiated.flat.held]
         self.held += [tensor for found in self.moments.values() for tensor in found.tensors]
-        example = [*differentiated.inputs(given, knobs), *self.rates(self.learning_rates(1.0)), *self.held]
+        self.held += [tensor for clock in self.clocks.values() for tensor in clock.tensors]
+        self._rates: tuple[list[float], list[Tensor]] = ([], [])
+        example = [*differentiated.inputs(given, knobs), *self.rates(1.0), *self.held]
         self.call: Compiled = compiled(flat(self.step, example).graph, example)
 
     def __call__(
@@ -132,9 +139,6 @@ class Whole:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """One step: (scalars, whether all was finite)."""
         outputs = self.run(self.call, self.held, given, knobs, lr_factor)
-        with torch.no_grad():
-            for clock in self.clocks.values():
-                clock.count += outputs[-1]
         return dict(zip(self.differentiated.names, outputs, strict=False)), outputs[-1]
 
     @torch.no_grad()
@@ -147,14 +151,13 @@ class Whole:
         lr_factor: float,
     ) -> Sequence[Tensor]:
         """What `call`, compiled or not, returns; it moves `held` in place, and nothing else."""
-        rates = self.rates(self.learning_rates(lr_factor))
-        return call(*self.differentiated.inputs(given, knobs), *rates, *held)
+        return call(*self.differentiated.inputs(given, knobs), *self.rates(lr_factor), *held)
 
     def resume(self) -> None:
         """Take the step counts over from the torch optimizers."""
         for name, clock in self.clocks.items():
             state = self.updates.optimizers[name].state[self._members(name)[0]]
-            clock.count.copy_(state["step"])
+            clock.set(state["step"])
 
     def settle(self) -> None:
         """Hand the step counts back to the torch optimizers."""
@@ -166,14 +169,13 @@ class Whole:
         reached = {id(parameter) for parameter in self.differentiated.parameters}
         return [p for p in self.updates.groups[group] if id(p) in reached]
 
-    def rates(self, rates: Sequence[float | Tensor]) -> list[Tensor]:
-        """For each group: the factors of its Adam at this learning rate, and the rate itself."""
-        found = []
-        for (name, clock), rate in zip(self.clocks.items(), rates, strict=True):
-            kind = self.moments[name].first[0].dtype
-            own = torch.as_tensor(rate, dtype=kind, device=clock.count.device)
-            found += [clock.factors(rate, kind), own]
-        return found
+    def rates(self, lr_factor: float) -> list[Tensor]:
+        """The learning rate of each group as a tensor; the same tensors while it stays the same."""
+        rates = self.learning_rates(lr_factor)
+        if rates != self._rates[0]:
+            clocks = self.clocks.values()
+            self._rates = (rates, [c.factors.new_full((), r) for c, r in zip(clocks, rates, strict=True)])
+        return self._rates[1]
 
     def learning_rates(self, lr_factor: float) -> list[float]:
         """Of each group, where the schedule stands at `lr_factor`."""
@@ -189,19 +191,23 @@ class Whole:
 
         held = self.differentiated.flat.held
         inputs = take(self.differentiated.count)
-        rates = [take(2) for _ in self.moments]
+        rates = take(len(self.moments))
         state = take(len(held))
+        moved = [Moments(take(len(m.first)), take(len(m.second))) for m in self.moments.values()]
+        clocks = [take(2) for _ in self.clocks]
+        moving = {id(buffer) for buffer in self.differentiated.buffers}
+        before = [(now, now.clone()) for was, now in zip(held, state, strict=True) if id(was) in moving]
         scalars, gradients = self.differentiated.named(self.differentiated.flat.graph(*inputs, *state))
         finite = all_finite([scalars["loss"], *gradients])
+        put_back(before, finite)
         place = {id(tensor): now for tensor, now in zip(held, state, strict=True)}
         slope = {id(p): g for p, g in zip(self.differentiated.parameters, gradients, strict=True)}
-        for (name, moments), (factors, rate) in zip(self.moments.items(), rates, strict=True):
+        for name, own, (count, factors), rate in zip(self.moments, moved, clocks, rates, strict=True):
             members = self._members(name)
             grads = clipped([slope[id(p)] for p in members], self.updates.config.clip_norm)
-            n = len(moments.first)
             options = self.updates.optimizers[name].defaults
-            own = Moments(take(n), take(n))
             advance(options, [place[id(p)] for p in members], grads, own, factors, rate, finite)
+            tick(options, count, factors, count + finite)
         return [*scalars.values(), finite]
 
 

@@ -65,8 +65,8 @@ class SharedUpdates(Updates):
         self.own_finite = self.finite(scalars["loss"], [gradient for _, gradient in found])
         parts = [*gradients, *moves, *scalars.values()]
         ends = [torch.ones_like(self.own_finite, dtype=torch.float32), ~self.own_finite]
-        sums = self.ranks.add(torch.cat([part.flatten() for part in [*parts, *ends]]) * self._rows)
-        means = sums / sums[-2]
+        sums = self.ranks.add(torch.cat([part.flatten() for part in [*parts, *ends]]).mul_(self._rows))
+        means = sums.div_(sums[-2].clone())
         taken = [
             mean.view(part.shape).to(part.dtype)
             for mean, part in zip(means[:-2].split([part.numel() for part in parts]), parts, strict=True)

@@ -124,53 +124,55 @@ def test_a_compiler_that_gets_a_gradient_wrong_is_found_out(monkeypatch, optimiz
 
 
 class Bursting(ELBO):
-    """Its loss, or its gradient alone, is no number in the sixth step."""
+    """Its loss, or its gradient alone, is no number where the knob says so; it keeps a running mean."""
 
     def __init__(self, where: str = "loss"):
         super().__init__()
         self.where = where
-        self.register_buffer("calls", torch.zeros(2))
+        self.register_buffer("mean", torch.zeros(()))
 
     def objective(self, terms, knobs):
-        found = super().objective(terms, knobs)
-        assert isinstance(self.calls, torch.Tensor)
+        broken = knobs["broken"]
+        found = super().objective(terms, {})
+        assert isinstance(self.mean, torch.Tensor)
         with torch.no_grad():
-            self.calls += 1
-        broken = self.calls[0] == 6
+            self.mean += 0.1 * (torch.where(broken > 0, torch.nan, found.losses["all"]) - self.mean)
         loss = found.losses["all"]
         if self.where == "loss":
-            return Objective(found.bound, {"all": loss * torch.where(broken, torch.nan, 1.0)})
-        root = torch.where(broken, 0.0, 1.0) * (loss * 0 + 1)
+            return Objective(found.bound, {"all": loss * torch.where(broken > 0, torch.nan, 1.0)})
+        root = torch.where(broken > 0, 0.0, 1.0) * (loss * 0 + 1)
         return Objective(found.bound, {"all": loss + root.sqrt() - root.sqrt().detach()})
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
 @pytest.mark.parametrize("kind", ["eager", "replayed", "compiled"])
-def test_a_step_that_is_not_finite_moves_nothing(kind, where):
-    """Neither parameters nor moments nor step counts; the next one goes on."""
-    built = build(MLP_VAE)
-    config = TrainConfig(lr=0.01)
+def test_a_step_that_is_not_finite_moves_nothing(kind, where, optimizer):
+    """Neither parameters nor moments, step counts and buffers; the next one goes on."""
+    if (kind, where) == ("compiled", "gradient") and optimizer != "adam":
+        pytest.skip("compiled once for each program")
+    built, estimator = build(MLP_VAE), Bursting(where)
+    config = TrainConfig(lr=0.01, optimizer=optimizer)
     step = (
-        EagerStep(built, Bursting(where), config)
+        EagerStep(built, estimator, config)
         if kind == "eager"
-        else GraphStep(built, Bursting(where), config, compile=kind == "compiled")
+        else GraphStep(built, estimator, config, compile=kind == "compiled")
     )
     seen = []
     for i in range(8):
-        scalars = step(bits(seed=i), {})
-        kept = {name: value.clone() for name, value in built.state_dict().items()}
-        for group, optimizer in step.optimizers.items():
-            for j, values in optimizer.state_dict()["state"].items():
-                kept |= {f"{group}.{j}.{k}": v.clone() for k, v in values.items()}
-        seen.append((kept, bool(step.finite), scalars))
-    # A graph is traced and tried on the second batch, where the estimator's own count stays.
-    assert [finite for _, finite, _ in seen] == [True] * 5 + [False] + [True] * 2
+        step(bits(seed=i), {"broken": torch.tensor(float(i == 5))})
+        kept = {
+            name: value.clone() for name, value in {**built.state_dict(), **estimator.state_dict()}.items()
+        }
+        for group, optimizers in step.optimizers.items():
+            for j, values in optimizers.state_dict()["state"].items():
+                kept |= {f"{group}.{j}.{k}": v.clone() for k, v in values.items() if v is not None}
+        seen.append((kept, bool(step.finite)))
+    assert [finite for _, finite in seen] == [True] * 5 + [False] + [True] * 2
     before, at, after = seen[4][0], seen[5][0], seen[6][0]
-    assert all(torch.equal(before[name], at[name]) for name in before)
-    assert not any(
-        torch.equal(at[name], after[name]) for name in at if "bias" not in name and "@" not in name
-    )
-    assert all(bool(value.isfinite().all()) for kept, _, _ in seen for value in kept.values())
+    assert [name for name in before if not torch.equal(before[name], at[name])] == []
+    assert not any(torch.equal(at[name], after[name]) for name in at)
+    assert all(bool(value.isfinite().all()) for kept, _ in seen for value in kept.values())
 
 
 def test_without_a_compiler_it_is_eager_with_a_line(monkeypatch):
