@@ -4,6 +4,8 @@ Same parameters at the start, same data as bytes on the device, gathered by inde
 Adam at 1e-3; float32. Imports JAX, and so belongs behind an import inside a function.
 """
 
+# pyright: reportMissingImports=false
+# A peer that need not be there.
 from __future__ import annotations
 
 from collections.abc import Sequence

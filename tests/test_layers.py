@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
@@ -231,3 +232,10 @@ def test_light_modules_do_not_load_torch(module):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_every_package_is_in_the_wheel():
+    """What pyproject.toml does not list is in a checkout, and in no installation."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {name_of(path) for path in SOURCES.values() if path.name == "__init__.py"}
+    assert found <= set(listed), found - set(listed)
