@@ -251,7 +251,7 @@ def test_the_floor_replays_the_products_and_nothing_else(as_they_are):
 
 def test_each_product_is_done_in_the_way_that_a_graph_would_take(monkeypatch):
     monkeypatch.setattr("ppvae.engine.products.available", lambda: True)
-    monkeypatch.setattr("ppvae.engine.products.fastest", lambda a, b, bias: "straight")
+    monkeypatch.setattr("ppvae.engine.products.fastest", lambda *_: ("straight", 0.0))
     x, w = torch.randn(4, 3), torch.randn(3, 2)
     seen = record(lambda: (x @ w, torch.addmm(w[0], x, w), torch.bmm(x[None], w[None])))
     targets = [node.target for node in floor.Products(seen.products).graph.graph.nodes]
