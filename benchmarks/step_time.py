@@ -34,50 +34,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from contestants import LR, Case, Field, contestants, has_numpyro, parts, pyro_elbo, pyro_iwae
+from contestants import LR, Case, Field, contestants, has_numpyro, parts
 from interleaved import ratio, rounds
-from sequences import PAIR as SEQUENCES
+from timed_cases import cases, held
 from torch import Tensor
-from twins import conv_twin, dreg, elbo, iwae, mlp_twin, recurrent_twin
 
 from ppvae.data import Dataset, load
 from ppvae.environment import environment
 from ppvae.estimators import find as find_estimator
-from ppvae.registry import find as find_pair
-
-MLP: dict[str, Any] = {"hidden": (400,), "latent": 20}
-"""784-400-20: the sizes of the published VAE."""
-
-
-def _mlp(estimator: str, loss: Any, steps: int, **options: Any) -> Case:
-    twin = partial(mlp_twin, MLP["hidden"], MLP["latent"])
-    return Case(find_pair("vae"), estimator, twin, loss, steps, MLP, **options)
-
-
-def cases() -> dict[str, Case]:
-    """What is timed, by name."""
-    return {
-        "mlp": _mlp("elbo", elbo, 40, pyro_loss=pyro_elbo, particles=1),
-        "iwae_5": _mlp("iwae:particles=5", iwae(5), 15, pyro_loss=pyro_iwae(5), particles=5),
-        "iwae_50": _mlp("iwae:particles=50", iwae(50), 3, pyro_loss=pyro_iwae(50), particles=50),
-        "dreg_5": _mlp("dreg:particles=5", dreg(5), 15),
-        "vae": Case(
-            *(find_pair("vae"), "elbo", partial(mlp_twin, (400, 400), 20), elbo, 25), pyro_loss=pyro_elbo
-        ),
-        "conv_vae": Case(find_pair("conv_vae"), "elbo", conv_twin, elbo, 5, pyro_loss=pyro_elbo),
-        "recurrent": Case(SEQUENCES, "elbo", recurrent_twin, elbo, 10, pyro_loss=pyro_elbo),
-    }
-
-
-LIMITS = [
-    *((case, "ours graph", "hand traced", 1.02) for case in cases()),
-    *((case, "ours graph", "hand compiled", 1.0) for case in cases()),
-    *((case, "ours graph", "Pyro SVI", 0.65) for case in ("mlp", "iwae_5", "iwae_50", "vae")),
-    *((case, "ours graph", "ours eager", 0.9) for case in ("iwae_5", "dreg_5")),
-    *zip(("mlp", "iwae_5", "iwae_50"), ["ours graph"] * 3, ["NumPyro"] * 3, (1.0, 0.98, 0.9), strict=True),
-    *((case, "ours graph bf16", "NumPyro", 0.75) for case in ("mlp", "iwae_5", "iwae_50")),
-]
-"""What is to hold: in this case the first takes at most so much of the second's time."""
 
 
 def seen_equal(field: Field, rows: Tensor) -> dict[str, float]:
@@ -130,10 +94,10 @@ def numpyro_seen_equal(field: Field, numpyro: Any, rows: Tensor, draws: int = 20
 
 def timed(name: str, case: Case, dataset: Dataset, options: argparse.Namespace) -> dict[str, Any]:
     """One case: who was timed, milliseconds a step of each round, and what was not."""
-    batch, device = options.batch, torch.device(options.device)
+    batch, device, steps = options.batch, torch.device(options.device), options.steps or case.steps
     field = Field(case, dataset, device)
     order = torch.randperm(len(field.train), generator=torch.Generator().manual_seed(0)).to(device)
-    chunk = [order[i * batch : (i + 1) * batch] for i in range(case.steps)]
+    chunk = [order[i * batch : (i + 1) * batch] for i in range(steps)]
     equal: dict[str, float] = seen_equal(field, chunk[0])
     running, begun, missing = {}, {}, {}
     for who, contestant in contestants(field).items():
@@ -150,9 +114,9 @@ def timed(name: str, case: Case, dataset: Dataset, options: argparse.Namespace) 
         running[who] = partial(contestant, chunk)
         print(f"{name}: {who} began in {begun[who]:.1f} s", flush=True)
     found = rounds(running, options.pairs, device, options.clock)
-    milliseconds = {who: [s * 1e3 / case.steps for s in seconds] for who, seconds in found.items()}
+    milliseconds = {who: [s * 1e3 / steps for s in seconds] for who, seconds in found.items()}
     return {
-        "steps": case.steps, "equal": equal, "begun_seconds": begun, "missing": missing,
+        "steps": steps, "equal": equal, "begun_seconds": begun, "missing": missing,
         "milliseconds": milliseconds,
         "median": {who: median(values) for who, values in milliseconds.items()},
         "to_ours_graph": {
@@ -160,20 +124,6 @@ def timed(name: str, case: Case, dataset: Dataset, options: argparse.Namespace) 
             for who, values in milliseconds.items() if "ours graph" in milliseconds
         },
     }  # fmt: skip
-
-
-def held(results: dict[str, dict]) -> list[dict[str, Any]]:
-    """Each limit of a case that was timed, with its ratio, its interval, and whether it holds."""
-    found = []
-    for case, first, second, limit in LIMITS:
-        times = results.get(case, {}).get("milliseconds", {})
-        if case not in results or (second == "NumPyro" and second not in times):
-            continue
-        line: dict[str, Any] = {"case": case, "first": first, "second": second, "limit": limit}
-        if first in times and second in times:
-            line |= ratio(times[first], times[second])
-        found.append(line | {"holds": line.get("ratio", float("inf")) <= limit})
-    return found
 
 
 def written(results: dict[str, dict], limits: list[dict[str, Any]]) -> str:
@@ -215,13 +165,15 @@ def on_one_core() -> None:
     """Keep this process, with all threads that it will start, to the core that it is on; torch to one thread.
     JAX has not been imported yet."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU's memory is for all of them
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
 
 
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
+def asked(arguments: list[str] | None) -> argparse.Namespace:
+    """What the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--case", nargs="+", choices=list(cases()), default=list(cases()))
@@ -232,17 +184,18 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: where the core is shared"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    options = asked(arguments)
     dataset, started = load("digits"), time.perf_counter()
     record = about(options)
     if not has_numpyro():
         print('no NumPyro here: pip install "ppvae[benchmarks]"')
     results: dict[str, dict] = {}
     for name in options.case:
-        case = cases()[name]
-        if options.steps:
-            case = Case(**{**case.__dict__, "steps": options.steps})
-        results[name] = timed(name, case, dataset, options)
+        results[name] = timed(name, cases()[name], dataset, options)
         limits = held(results)
         record |= {"seconds": time.perf_counter() - started, "cases": results, "must_hold": limits}
         options.out.parent.mkdir(parents=True, exist_ok=True)

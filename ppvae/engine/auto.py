@@ -18,7 +18,7 @@ from ppvae.engine import costs
 from ppvae.engine.costs import Cost
 from ppvae.engine.eager import EagerStep
 from ppvae.engine.graph import GraphStep
-from ppvae.engine.products import spared
+from ppvae.engine.rewriting import spared
 
 WATCHED = 20
 """Steps before the choice, and between it and the look back; the first three of them warm up."""

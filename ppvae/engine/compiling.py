@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ppvae.engine.operations import VERSION
 from ppvae.engine.rewriting import rewritten
 
 PATCHES = {
@@ -60,7 +61,7 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compiled:
         raise CannotCompile(reason)
     options: dict[str, Any] = {"config_patches": dict(PATCHES)}
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), torch.compiler.config.patch(cache_key_tag=f"ppvae {VERSION}"):  # type: ignore[attr-defined]
             return standalone_compile(
                 rewritten(graph),
                 list(inputs),

@@ -3,16 +3,23 @@
 ppvae::straight(a, b, bias, after)    C = A B + bias by oneDNN, which wants A by rows and copies it if not
 ppvae::turned(a, b, bias, after)      C = (B^T A^T)^T by oneDNN: copies B instead
 ppvae::gathered(source, index)        the rows of a tensor
+ppvae::scattered(x, weight, ...)      a transposed convolution as products, and a sum of their pieces
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import fold
 
 _library = torch.library.Library("ppvae", "DEF")
+VERSION = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+"""Of these operations: what the compiler's cache must know them by, which sees their names alone."""
 
 
 def straight(a: Tensor, b: Tensor, bias: Tensor | None = None, after: str = "none") -> Tensor:
@@ -31,6 +38,27 @@ def gathered(source: Tensor, index: Tensor) -> Tensor:
     return source.index_select(0, index)
 
 
+def scattered(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+) -> Tensor:
+    """conv_transpose2d: (B, D, H, W), (D, C, *kernel), (C,) -> (B, C, ...)."""
+    columns = weight.flatten(1).t() @ x.flatten(2)
+    size = _size(x, weight, stride, padding, output_padding)
+    made = fold(columns, size, weight.shape[2:], 1, padding, stride)  # type: ignore[arg-type]
+    return made if bias is None else made + bias.view(-1, 1, 1)
+
+
+def _size(x: Tensor, weight: Tensor, *options: Sequence[int]) -> list[int]:
+    """(H - 1) stride - 2 padding + kernel + output_padding of both sides."""
+    sides = zip(x.shape[2:], weight.shape[2:], *options, strict=True)
+    return [(n - 1) * stride - 2 * padding + kernel + extra for n, kernel, stride, padding, extra in sides]
+
+
 def _define(name: str, schema: str, function, like) -> torch._ops.OpOverload:
     _library.define(name + schema, tags=torch.Tag.flexible_layout)
     _library.impl(name, function, "CPU")
@@ -46,9 +74,19 @@ def _rows_like(source: Tensor, index: Tensor) -> Tensor:
     return source.new_empty((index.shape[0], *source.shape[1:]))
 
 
+def _picture_like(x: Tensor, weight: Tensor, bias: Tensor | None, *options: Sequence[int]) -> Tensor:
+    return x.new_empty((len(x), weight.shape[1], *_size(x, weight, *options)))
+
+
 _SCHEMA = "(Tensor a, Tensor b, Tensor? bias, str after) -> Tensor"
 STRAIGHT = _define("straight", _SCHEMA, straight, _product_like)
 TURNED = _define("turned", _SCHEMA, turned, _product_like)
+SCATTERED = _define(
+    "scattered",
+    "(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] output_padding) -> Tensor",
+    scattered,
+    _picture_like,
+)
 GATHERED = _define("gathered", "(Tensor source, Tensor index) -> Tensor", gathered, _rows_like)
 
 

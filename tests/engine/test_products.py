@@ -1,6 +1,6 @@
-"""Products by whichever library is faster: the same numbers up to rounding, and the choice is remembered."""
+"""Products by whichever library is faster: the same numbers up to rounding."""
 
-import json
+import itertools
 from typing import Any
 
 import pytest
@@ -9,7 +9,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppvae.engine import compiling, products
 from ppvae.engine.operations import STRAIGHT, TURNED, straight, turned
-from ppvae.engine.products import faster_products, fastest, spared
+from ppvae.engine.products import faster_products
+from ppvae.engine.rewriting import spared
 
 aten = torch.ops.aten
 LAYOUTS = [(False, False), (False, True), (True, False), (True, True)]
@@ -42,19 +43,10 @@ def always(monkeypatch):
 
     def choose(way: str) -> None:
         monkeypatch.setattr(
-            products, "fastest", lambda a, b, bias: (way if bias is None else "straight", 1.0)
+            products, "fastest_way", lambda a, b, bias: (way if bias is None else "straight", 1.0)
         )
 
     return choose
-
-
-@pytest.fixture
-def forgotten(monkeypatch, tmp_path):
-    """Nothing was measured yet; what is remembered lies in this folder."""
-    monkeypatch.setattr(products, "folder", lambda: tmp_path)
-    products._remembered.cache_clear()
-    yield tmp_path
-    products._remembered.cache_clear()
 
 
 @pytest.mark.parametrize(("left", "right"), LAYOUTS)
@@ -151,56 +143,28 @@ def test_without_onednn_nothing_changes(always):
         assert spared(graph) == 0.0
 
 
-@pytest.mark.parametrize(
-    ("seconds", "way", "saved"),
-    [
-        ({"aten": 10.0, "straight": 5.0, "turned": 6.0}, "straight", 5.0),
-        ({"aten": 10.0, "straight": 8.0, "turned": 4.0}, "turned", 6.0),
-        ({"aten": 10.0, "straight": 9.5, "turned": 11.0}, "aten", 0.0),
-        ({"aten": 10.0, "straight": 12.0, "turned": 11.0}, "aten", 0.0),
-    ],
-)
-def test_the_fastest_is_taken_where_it_gains_a_tenth_and_is_remembered(
-    monkeypatch, forgotten, seconds, way, saved
-):
+def test_ways_are_measured_for_shapes_and_strides(monkeypatch):
+    """A bias leaves no place for the turned one."""
     asked = []
-
-    def shortest(ways):
-        asked.append(sorted(ways))
-        return seconds
-
-    monkeypatch.setattr(products, "_shortest", shortest)
+    monkeypatch.setattr(
+        products, "fastest", lambda kind, ways: asked.append((kind, list(ways()))) or ("aten", 0.0)
+    )
     a, b = torch.randn(4, 6), torch.randn(6, 5)
-    assert fastest(a, b, None) == (way, saved)
-    assert fastest(torch.zeros(4, 6), torch.zeros(6, 5), None) == (way, saved)
-    assert asked == [["aten", "straight", "turned"]]
-    products._remembered.cache_clear()  # as another process begins
-    assert fastest(a, b, None) == (way, saved)
-    assert len(asked) == 1
-    assert fastest(a, b.t().contiguous().t(), None)[0] == way  # other strides
-    assert len(asked) == 2
-    fastest(a, b, torch.zeros(5))
-    assert asked[2] == ["aten", "straight"]
+    for left, right, bias in ((a, b, None), (a, b.t().contiguous().t(), None), (a, b, torch.zeros(5))):
+        assert products.fastest_way(left, right, bias) == ("aten", 0.0)
+    kinds = [kind for kind, _ in asked]
+    assert all(first != second for first, second in itertools.combinations(kinds, 2))
+    assert [ways for _, ways in asked] == [["aten", "straight", "turned"]] * 2 + [["aten", "straight"]]
 
 
-def test_a_memory_that_cannot_be_read_or_written_is_none(monkeypatch, forgotten):
-    monkeypatch.setattr(products, "_shortest", lambda ways: dict.fromkeys(ways, 1.0))
-    for broken in ("no json", "[1]", json.dumps({"x": "straight"}), json.dumps({"x": ["straight", "y"]})):
-        (forgotten / "products.json").write_text(broken)
-        products._remembered.cache_clear()
-        assert fastest(torch.randn(4, 6), torch.randn(6, 5), None)[0] == "aten"
-    monkeypatch.setattr(products, "folder", lambda: forgotten / "products.json" / "under")
-    products._remembered.cache_clear()
-    assert fastest(torch.randn(4, 6), torch.randn(6, 5), None)[0] == "aten"
-
-
-def test_measuring_moves_no_draw(forgotten):
-    a, b = torch.randn(4, 6), torch.randn(6, 5)
+@pytest.mark.parametrize("bias", [None, torch.randn(5)])
+def test_every_way_that_is_measured_runs_and_draws_nothing(bias):
     state = torch.get_rng_state()
-    wanted = torch.rand(3)
+    a, b = torch.randn(4, 6), torch.randn(5, 6).t()
     torch.set_rng_state(state)
-    assert fastest(a, b, None)[0] in products.WAYS
-    assert torch.equal(torch.rand(3), wanted)
+    for way in products._ways(a, b, bias).values():
+        assert way().shape == (4, 5)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_what_is_spared_is_summed_over_the_products(always):
