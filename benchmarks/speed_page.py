@@ -101,21 +101,21 @@ def quality(record: Record) -> str:
         row = [WHO.get(who, who.replace("ours ", "ours, "))]
         for level in schedule["levels"]:
             (line,) = (x for x in record["summary"] if (x["level"], x["contestant"]) == (level, who))
-            values = list(line["seconds"].values())
-            row.append(f"{sum(values) / len(values):.1f}" if values else "not reached")
+            values, more = list(line["seconds"].values()), ""
             if line.get("low") is not None:
-                row[-1] += f"; {line['more']:+.1f} [{line['low']:+.1f}, {line['high']:+.1f}]"
+                more = f"; {line['more']:+.1f} [{line['low']:+.1f}, {line['high']:+.1f}]"
+            row.append(f"{sum(values) / len(values):.1f}{more}" if values else "not reached")
         rows.append(row)
     head = ["seconds to a test elbo of", *(f"{level:.0f} nats" for level in schedule["levels"])]
     seeds, last = len(schedule["seeds"]), record["first"]["checks"][-1]
     against = WHO.get(schedule["against"], schedule["against"].replace("ours ", "ours, "))
     said = [
         f"`{schedule['pair']}` on {schedule['data']}, batches of {schedule['batch']}, Adam at",
-        f"{schedule['lr']}; the elbo of {schedule['test_n']:,} test data, looked at every {schedule['check_every']} steps.",
-        f"Means over {seeds} seeds; after the semicolon, how many seconds more than *{against}*, paired",
-        f"over seeds, with Student's interval of 95 %.\n\n{table(head, rows)}\n\nThese are second runs,",
-        f"which find what was compiled before. The very first of *ours, graph* took {last['seconds']:.1f} s to",
-        f"{last['elbo']:.1f} nats.",
+        f"{schedule['lr']}; the elbo of {schedule['test_n']:,} test data, looked at every",
+        f"{schedule['check_every']} steps. Means over {seeds} seeds; after the semicolon, how many seconds",
+        f"more than *{against}*, paired over seeds, with Student's interval of 95 %.",
+        f"\n\n{table(head, rows)}\n\nThese are second runs, which find what was compiled before. The very",
+        f"first of *ours, graph* took {last['seconds']:.1f} s to {last['elbo']:.1f} nats.",
     ]
     return " ".join(said)
 
