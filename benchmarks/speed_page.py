@@ -60,8 +60,9 @@ def where(record: Record) -> str:
     )
     timed = "one core" if record["timed_on"] == "cpu" else record["device"]
     return (
-        f"{timed} of {record['cpu']}, {shown}, batches of {record['batch']}, {record['rounds']} rounds, "
-        f"load before the start {record['load_before']:.1f}."
+        f"{timed} of {record['cpu']}, {shown}, batches of {record['batch']}, "
+        f"{record['rounds']} rounds in {record.get('processes', 1)} processes, load before the start "
+        f"{record['load_before']:.1f}."
     )
 
 
@@ -86,12 +87,13 @@ def limits(record: Record) -> str:
             CASES[line["case"]],
             f"{WHO[line['first']]} / {WHO[line['second']]}",
             interval(line) if "ratio" in line else "not timed",
+            ", ".join(f"{ratio:.3f}" for ratio in line.get("each", ())),
             f"{line['limit']}",
             "yes" if line["holds"] else "**no**",
         ]
         for line in record["must_hold"]
     ]
-    return table(["case", "time over time", "found", "at most", "holds"], rows)
+    return table(["case", "time over time", "found", "in each process", "at most", "holds"], rows)
 
 
 def quality(record: Record) -> str:

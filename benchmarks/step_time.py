@@ -1,6 +1,6 @@
-"""Time a training step of ours beside Pyro, torch by hand and NumPyro, in turns, in one process on one core.
+"""Time a training step of ours beside Pyro, torch by hand and NumPyro, in turns, on one core.
 
-    python benchmarks/step_time.py --out benchmarks/results/step_time.json
+    python benchmarks/step_time.py --out benchmarks/results/step_time.json --processes 3
     python benchmarks/step_time.py --out /tmp/one.json --case mlp iwae_5 --pairs 15
 
     ours eager        EagerStep: the pair by our terms, fused Adam
@@ -18,6 +18,9 @@ Each takes steps of one batch of the digits, gathered by index from bytes: nets,
 are the same, the optimizer is timed with the rest. Before it is timed, a twin's loss and gradients are seen
 to equal ours under the same noise, and NumPyro's mean loss to agree within the error of sampling. A
 contestant that cannot run is written down with its reason. On a GPU, times are those of device events.
+
+All contestants of a round are in one process. Where its memory happens to lie moves a ratio by a few per
+cent: with --processes, the rounds are those of several, and each limit says what every one of them found.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ import argparse
 import json
 import os
 import platform
+import subprocess
+import sys
+import tempfile
 import time
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -115,8 +121,13 @@ def timed(name: str, case: Case, dataset: Dataset, options: argparse.Namespace) 
         print(f"{name}: {who} began in {begun[who]:.1f} s", flush=True)
     found = rounds(running, options.pairs, device, options.clock)
     milliseconds = {who: [s * 1e3 / steps for s in seconds] for who, seconds in found.items()}
+    about = {"steps": steps, "equal": equal, "begun_seconds": begun, "missing": missing}
+    return about | compared(milliseconds)
+
+
+def compared(milliseconds: dict[str, list[float]]) -> dict[str, Any]:
+    """The times of all rounds, their medians, and their ratios to ours."""
     return {
-        "steps": steps, "equal": equal, "begun_seconds": begun, "missing": missing,
         "milliseconds": milliseconds,
         "median": {who: median(values) for who, values in milliseconds.items()},
         "to_ours_graph": {
@@ -124,6 +135,38 @@ def timed(name: str, case: Case, dataset: Dataset, options: argparse.Namespace) 
             for who, values in milliseconds.items() if "ours graph" in milliseconds
         },
     }  # fmt: skip
+
+
+def joined(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """One record of several processes: their rounds one after another. Who was missing in one is left out."""
+    cases = {}
+    for name in records[0]["cases"]:
+        parts = [record["cases"][name] for record in records]
+        missing = {who: why for part in parts for who, why in part["missing"].items()}
+        times = {
+            who: [ms for part in parts for ms in part["milliseconds"][who]]
+            for who in parts[0]["milliseconds"]
+            if who not in missing
+        }
+        cases[name] = {**parts[0], "missing": missing, **compared(times)}
+    return {
+        **records[0], "processes": len(records), "rounds": sum(r["rounds"] for r in records),
+        "seconds": sum(r["seconds"] for r in records), "load_before": max(r["load_before"] for r in records),
+        "cases": cases, "must_hold": held(cases, [r["cases"] for r in records]),
+    }  # fmt: skip
+
+
+def by_processes(arguments: list[str], count: int) -> dict[str, Any]:
+    """What this script finds in several processes, one after another."""
+    records = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(count):
+            out = Path(folder) / f"{i}.json"
+            subprocess.run(
+                [sys.executable, __file__, *arguments, "--out", str(out), "--processes", "1"], check=True
+            )
+            records.append(json.loads(out.read_text(encoding="utf-8")))
+    return joined(records)
 
 
 def written(results: dict[str, dict], limits: list[dict[str, Any]]) -> str:
@@ -140,7 +183,8 @@ def written(results: dict[str, dict], limits: list[dict[str, Any]]) -> str:
     for line in limits:
         shown = f"{line['ratio']:.3f} [{line['low']:.3f}, {line['high']:.3f}]" if "ratio" in line else "-"
         word, who = "holds" if line["holds"] else "FAILS", f"{line['first']:16s}/ {line['second']:16s}"
-        lines.append(f"  {word}  {line['case']:10s}{who}{shown:24s} <= {line['limit']}")
+        each = f"   by process: {', '.join(f'{r:.3f}' for r in line['each'])}" if "each" in line else ""
+        lines.append(f"  {word}  {line['case']:10s}{who}{shown:24s} <= {line['limit']}{each}")
     return "\n".join(lines)
 
 
@@ -178,6 +222,7 @@ def asked(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--case", nargs="+", choices=list(cases()), default=list(cases()))
     parser.add_argument("--pairs", type=int, default=9, help="rounds, each of which times every contestant")
+    parser.add_argument("--processes", type=int, default=1, help="each of which runs all rounds")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, help="of a round, in place of the case's own")
     parser.add_argument(
@@ -187,8 +232,8 @@ def asked(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    options = asked(arguments)
+def here(options: argparse.Namespace) -> dict[str, Any]:
+    """What this process finds; written case by case."""
     dataset, started = load("digits"), time.perf_counter()
     record = about(options)
     if not has_numpyro():
@@ -198,9 +243,24 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         results[name] = timed(name, cases()[name], dataset, options)
         limits = held(results)
         record |= {"seconds": time.perf_counter() - started, "cases": results, "must_hold": limits}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(written(results, record["must_hold"]))
+        write(options.out, record)
+    return record
+
+
+def write(out: Path, record: dict[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = asked(arguments)
+    if options.processes == 1:
+        record = here(options)
+    else:
+        record = by_processes(arguments, options.processes)
+        write(options.out, record)
+    print(written(record["cases"], record["must_hold"]))
     print(f"\n{record['seconds']:.0f} s; written: {options.out}")
     return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -51,8 +52,9 @@ of latents. What that costs is no price of Pyro's, and has no limit.
 """
 
 
-def held(results: dict[str, dict]) -> list[dict[str, Any]]:
-    """Each limit of a case that was timed, with its ratio, its interval, and whether it holds."""
+def held(results: dict[str, dict], each: Sequence[dict[str, dict]] = ()) -> list[dict[str, Any]]:
+    """Each limit of a case that was timed, with its ratio, its interval, and whether it holds; and the ratio
+    in each of the processes that `results` are made of."""
     found = []
     for case, first, second, limit in LIMITS:
         times = results.get(case, {}).get("milliseconds", {})
@@ -61,5 +63,7 @@ def held(results: dict[str, dict]) -> list[dict[str, Any]]:
         line: dict[str, Any] = {"case": case, "first": first, "second": second, "limit": limit}
         if first in times and second in times:
             line |= ratio(times[first], times[second])
+            parts = [part[case]["milliseconds"] for part in each]
+            line |= {"each": [ratio(p[first], p[second])["ratio"] for p in parts]} if parts else {}
         found.append(line | {"holds": line.get("ratio", float("inf")) <= limit})
     return found

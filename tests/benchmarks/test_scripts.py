@@ -51,6 +51,27 @@ def test_what_was_not_timed_does_not_hold(script):
     }
 
 
+def test_the_rounds_of_processes_are_one_record(script):
+    step_time = script("step_time")
+
+    def record(ours, hand, missing=()):
+        times = {"ours graph": ours, "hand traced": hand, "Pyro SVI": [5.0] * 3}
+        case = {"steps": 3, "missing": dict.fromkeys(missing, "no"), "milliseconds": times}
+        return {"rounds": 3, "seconds": 1.0, "load_before": 0.1, "cases": {"mlp": case}}
+
+    first, second = record([1.0] * 3, [1.0] * 3), record([2.0] * 3, [1.0] * 3, ["Pyro SVI"])
+    found = step_time.joined([first, second])
+    assert (found["rounds"], found["processes"], found["seconds"]) == (6, 2, 2.0)
+    assert found["cases"]["mlp"]["milliseconds"] == {
+        "ours graph": [1.0] * 3 + [2.0] * 3,
+        "hand traced": [1.0] * 6,
+    }
+    (line,) = (line for line in found["must_hold"] if line["second"] == "hand traced")
+    assert line["each"] == [1.0, 2.0]
+    assert line["ratio"] == 1.5
+    assert not line["holds"]
+
+
 def test_whoever_cannot_begin_is_written_down(script, monkeypatch):
     step_time = script("step_time")
     from ppvae.data import load
