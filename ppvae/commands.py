@@ -330,6 +330,8 @@ def _summary(trained: Trained, results: dict[str, Any] | None, seconds: float) -
     if results is not None:
         took += f", evaluated in {results['seconds']:.0f} s (± is the standard error of the mean)"
     console.print(took)
+    if trained.account is not None:
+        console.print(trained.account, soft_wrap=True)
     evaluation = trained.run.path / "evaluation.json"
     if results is None:  # one from before the run was resumed would be about other parameters
         evaluation.unlink(missing_ok=True)

@@ -91,7 +91,10 @@ class Loop:
         if self.best_state is not None:
             built.load_state_dict(self.best_state)
         built.eval()
-        return Trained(self.pair, built, self.dataset, self.config, self.history, self.run, self.step_count)
+        return Trained(
+            *(self.pair, built, self.dataset, self.config, self.history, self.run, self.step_count),
+            account=self.step.account,
+        )
 
     def _say(self, text: str) -> None:
         if self.run is not None:

@@ -43,6 +43,8 @@ class Trained:
     """One dict per logged step: loss, elbo, rate, distortion in nats per datum."""
     run: Run | None = None
     step: int = 0
+    account: str | None = None
+    """Which engine trained it and why, where there was something to choose."""
 
     def evaluate(
         self, k: int = 1000, n: int = 1000, seed: int = 0, split: str = "test", **further: Any

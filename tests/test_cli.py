@@ -164,6 +164,15 @@ def test_train_writes_the_whole_run_folder(capsys):
     assert f"written: {Path('runs') / run.name / 'evaluation.json'}" in out
 
 
+def test_a_training_says_which_engine_it_took_and_why(capsys):
+    status, out, _ = said(capsys, "train", "ppca", *QUICK, "--steps", "30", "--engine", "auto")
+    (line,) = (line for line in out.splitlines() if line.startswith("engine: "))
+    assert status == 0
+    assert re.fullmatch(r"engine: eager, 10 steps to go take about \d+ s, too few to compile for", line)
+    assert line in (only_run() / "log.txt").read_text()
+    assert "engine: " not in said(capsys, "train", "ppca", *QUICK, "--steps", "30", "--engine", "eager")[1]
+
+
 def test_pictures_are_grids(capsys, tmp_path):
     x = np.random.default_rng(0).integers(0, 2, (60, 1, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "own.npz", x=x)
