@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ppvae.engine import costs
-from ppvae.engine.costs import Cost
 from ppvae.engine.eager import EagerStep
 from ppvae.engine.graph import GraphStep
 from ppvae.engine.rewriting import spared
@@ -37,7 +36,7 @@ class AutoStep(GraphStep):
         """`eager` or `graph`; None before the choice."""
         self.because = ""
         self._times: list[float] = []
-        self._eager = self._compiling = 0.0
+        self._eager = 0.0
         self._open: str | None = None
         """The key of the graph whose first steps are being timed."""
 
@@ -93,23 +92,23 @@ class AutoStep(GraphStep):
         if traced is None:
             self.choose("eager", f"there is no graph: {self.reason}")
             return
-        key = costs.key_of(traced.flat.graph, [*traced.inputs(given, knobs), *traced.flat.held])
+        key = self.key_of(traced, given, knobs)
         known = costs.recall(key)
         price = (
             costs.first_compilation(len(traced.flat.graph.graph.nodes)) if known is None else known.compiling
         )
-        share = known.saves if known is not None else hoped + spared(traced.flat.graph) / self._eager
+        share = None if known is None else known.saves
+        if share is None:
+            share = hoped + spared(traced.flat.graph) / self._eager
         weighed = (
             f"{said}, a graph saves about {max(0.0, todo * share):.0f} s and takes {price:.0f} s to compile"
         )
         if todo * share < price:
             self.choose("eager", weighed)
             return
-        started = time.perf_counter()
         if not self.compiled(traced, given, knobs):
             self.choose("eager", f"there is no graph: {self.reason}")
             return
-        self._compiling = time.perf_counter() - started
         self.choose("graph", weighed)
         self._open = key
 
@@ -117,7 +116,7 @@ class AutoStep(GraphStep):
         """Remember what it cost and saves; go back if it saves nothing."""
         assert self._open is not None
         graph = median(self._times[3:])
-        costs.remember(self._open, Cost(self._compiling, self._eager, graph))
+        costs.remember_steps(self._open, self._eager, graph)
         self._open = None
         share = graph / self._eager
         if share > 1.0:

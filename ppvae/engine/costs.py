@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,20 +19,24 @@ SAVES_RECORDED = 0.8
 """The same on a GPU, where an eager step is bound by its launches and a recorded one is a single launch."""
 TRACING = 3.0
 """Seconds for tracing and for holding the graph against the eager step."""
+AGAIN = 0.2
+"""The share of a first compilation that the next one takes, which finds it in the compiler's cache: a guess,
+until there was a next one."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """In seconds; a step's are medians."""
+    """In seconds; a step's are medians, None where they were not compared."""
 
     compiling: float
-    eager: float
-    graph: float
+    """What the next compilation takes."""
+    eager: float | None = None
+    graph: float | None = None
 
     @property
-    def saves(self) -> float:
+    def saves(self) -> float | None:
         """The share of an eager step."""
-        return 1.0 - self.graph / self.eager
+        return None if self.eager is None or self.graph is None else 1.0 - self.graph / self.eager
 
 
 def first_compilation(nodes: int) -> float:
@@ -54,6 +58,19 @@ def recall(key: str) -> Cost | None:
         return Cost(**json.loads((folder() / f"{key}.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def remember_compiling(key: str, seconds: float) -> None:
+    """It took so long: the next one, if this was the first, will be quicker."""
+    known = recall(key)
+    remember(key, Cost(AGAIN * seconds) if known is None else replace(known, compiling=seconds))
+
+
+def remember_steps(key: str, eager: float, graph: float) -> None:
+    """A step took so long, eager and compiled."""
+    known = recall(key)
+    if known is not None:
+        remember(key, replace(known, eager=eager, graph=graph))
 
 
 def remember(key: str, cost: Cost) -> None:

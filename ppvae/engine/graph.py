@@ -8,6 +8,7 @@ not used. What is compiled has to agree up to rounding.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ppvae.built import Built
 from ppvae.config import TrainConfig
+from ppvae.engine import costs
 from ppvae.engine.agreement import ROUNDING, compiled_differs, replay_differs
 from ppvae.engine.calls import called_as, modules_of
 from ppvae.engine.compiling import CannotCompile
@@ -132,7 +134,19 @@ class GraphStep(EagerStep):
         return traced if differs is None else None
 
     def compiled(self, traced: Differentiated, given: Any, knobs: Mapping[str, Tensor]) -> bool:
-        """Make this graph, compiled, the program for its kind of batch; False, and a reason, if it cannot."""
+        """Make this graph, compiled, the program for its kind of batch; False, and a reason, if it cannot.
+        How long it took is remembered, for whoever has to choose."""
+        started = time.perf_counter()
+        made = self._compiled(traced, given, knobs)
+        if made:
+            costs.remember_compiling(self.key_of(traced, given, knobs), time.perf_counter() - started)
+        return made
+
+    def key_of(self, traced: Differentiated, given: Any, knobs: Mapping[str, Tensor]) -> str:
+        """What this machine remembers the graph by."""
+        return costs.key_of(traced.flat.graph, [*traced.inputs(given, knobs), *traced.flat.held])
+
+    def _compiled(self, traced: Differentiated, given: Any, knobs: Mapping[str, Tensor]) -> bool:
         try:
             program = whole(traced, self.updates, given, knobs)
             if program is None:

@@ -40,7 +40,7 @@ def machine(monkeypatch, tmp_path):
 
     monkeypatch.setattr(EagerStep, "__call__", slow)
     monkeypatch.setattr(GraphStep, "__call__", quick)
-    monkeypatch.setattr(GraphStep, "compiled", replayed)
+    monkeypatch.setattr(GraphStep, "_compiled", replayed)
     return state
 
 
@@ -76,6 +76,27 @@ def test_what_compiling_cost_and_saved_is_remembered(machine):
     run(left=100_000)
     again = run(left=2_500)
     assert again.chosen == "graph"
+
+
+def test_what_a_graph_mode_compiled_is_remembered_too(machine):
+    """It saves what one hopes for, and is in the compiler's cache."""
+    assert run(left=2_500).chosen == "eager"
+    step = GraphStep(build(MLP_VAE), find("elbo"), TrainConfig())
+    for i in range(3):
+        step(bits(seed=i), {})
+    again = run(left=2_500)
+    assert again.chosen == "graph"
+    assert "a graph saves about 5 s and takes 0 s to compile" in again.because
+
+
+def test_a_first_compilation_is_not_what_the_next_one_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(costs, "folder", lambda: tmp_path)
+    costs.remember_compiling("key", 10.0)
+    assert costs.recall("key") == Cost(costs.AGAIN * 10.0)
+    assert costs.recall("key").saves is None  # type: ignore[union-attr]
+    costs.remember_steps("key", 0.02, 0.01)
+    costs.remember_compiling("key", 3.0)
+    assert costs.recall("key") == Cost(3.0, 0.02, 0.01)
 
 
 def test_a_graph_that_is_slower_is_left_again(machine):
