@@ -1,7 +1,7 @@
 """What C's allocator does with freed memory: by default it hands large pieces back to the system at once.
 
-A step then has every page of its activations mapped and cleared anew, which with many particles is a good part
-of its time. Asked to keep what is freed, the allocator has them at hand in the next one.
+A step then has every page of its activations mapped and cleared anew, which with many particles is a good
+part of its time. Asked to keep what is freed, the allocator has them at hand in the next one.
 """
 
 from __future__ import annotations
