@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppvae.engine.untraceable import CannotTrace, Refusing, explained
+from ppvae.engine.untraceable import GENERATOR, CannotTrace, Refusing, explained
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _lift(graph: fx.GraphModule) -> tuple[Tensor, ...]:
     for node in nodes:
         tensor = getattr(graph, str(node.target))
         if not isinstance(tensor, Tensor):  # a torch.Generator
-            raise CannotTrace("a draw has a generator of its own: draw from torch's default one")
+            raise CannotTrace(GENERATOR)
         if id(tensor) not in inputs:
             place = graph.graph.inserting_after(last[0]) if last else graph.graph.inserting_before(first)
             with place:

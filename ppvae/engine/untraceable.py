@@ -14,6 +14,8 @@ WAITS = (*NUMBERS, "nonzero", "masked_select", "unique", "_unique", "bincount")
 MASKED = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put")
 """Those whose indices may be masks, which have to be counted."""
 
+GENERATOR = "a draw has a generator of its own: draw from torch's default one"
+
 
 class CannotTrace(Exception):
     """The computation is no flat graph; its text is the reason, in one line."""
@@ -67,6 +69,8 @@ def explained(error: BaseException) -> str:
             "the shape of a tensor depends on its numbers (nonzero, a boolean index): use a mask "
             f"({_place(error)})"
         )
+    if "torch._C.Generator" in text:  # up to torch 2.10; later ones trace it
+        return f"{GENERATOR} ({_place(error)})"
     return f"{name}: {text} ({_place(error)})" if text else f"{name} ({_place(error)})"
 
 
