@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.nn.functional import fold
 
-_library = torch.library.Library("ppvae", "DEF")
+_operators = library.Library("ppvae", "DEF")
 VERSION = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
 """Of these operations: what the compiler's cache must know them by, which sees their names alone."""
 
@@ -60,9 +60,9 @@ def _size(x: Tensor, weight: Tensor, *options: Sequence[int]) -> list[int]:
 
 
 def _define(name: str, schema: str, function, like) -> torch._ops.OpOverload:
-    _library.define(name + schema, tags=torch.Tag.flexible_layout)
-    _library.impl(name, function, "CPU")
-    _library.impl(name, like, "Meta")
+    _operators.define(name + schema, tags=torch.Tag.flexible_layout)
+    _operators.impl(name, function, "CPU")
+    _operators.impl(name, like, "Meta")
     return getattr(torch.ops.ppvae, name).default
 
 
