@@ -74,12 +74,17 @@ def remember_steps(key: str, eager: float, graph: float) -> None:
 
 
 def remember(key: str, cost: Cost) -> None:
-    """Keep it for the next run; where that cannot be written, nothing is lost but a better guess."""
+    """Keep it for the next run."""
+    write(folder() / f"{key}.json", asdict(cost))
+
+
+def write(file: Path, value: object) -> None:
+    """What JSON can hold, in one rename; where that cannot be written, nothing is lost but a better guess."""
     try:
-        folder().mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder(), delete=False, encoding="utf-8") as file:
-            json.dump(asdict(cost), file)
-        os.replace(file.name, folder() / f"{key}.json")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as made:
+            json.dump(value, made, indent=0)
+        os.replace(made.name, file)
     except OSError:
         pass
 

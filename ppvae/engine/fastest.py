@@ -6,15 +6,13 @@ A second run then rounds as the first one did. What is remembered lies beside th
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
 
 import torch
 
-from ppvae.engine.costs import folder
+from ppvae.engine.costs import folder, write
 from ppvae.environment import processor
 
 GAIN = 0.9
@@ -36,7 +34,7 @@ def fastest(kind: object, ways: Callable[[], Ways]) -> tuple[str, float]:
     if key not in known:
         with torch.no_grad():
             known[key] = _measured(ways())
-        _remember(known)
+        write(folder() / FILE, known)
     return known[key]
 
 
@@ -73,13 +71,3 @@ def _remembered() -> dict[str, tuple[str, float]]:
         return {key: (str(way), float(seconds)) for key, (way, seconds) in found.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-
-
-def _remember(known: dict[str, tuple[str, float]]) -> None:
-    try:
-        folder().mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder(), delete=False, encoding="utf-8") as file:
-            json.dump(known, file, indent=0)
-        os.replace(file.name, folder() / FILE)
-    except OSError:
-        pass
